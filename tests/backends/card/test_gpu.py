@@ -1,0 +1,230 @@
+"""The reading of the machine, against a stand-in for the driver's library."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from backends.base import Refused
+from backends.card import gpu as gpu_module
+from backends.card.gpu import LOST, NO_GPU, NO_MODULE, Machine
+
+ROOT = Path(__file__).parents[3]
+GB = 2**30
+
+
+class FakeNvml:
+    """The part of pynvml that is asked, with two cards, and faults by function name.
+
+    `faults["nvmlDeviceGetFanSpeed"] = 3` makes that function raise error 3, always;
+    `once` does so one time; `lost` holds indices of cards that answer error 15 to everything.
+    """
+
+    class NVMLError(Exception):
+        def __init__(self, value):
+            super().__init__(value)
+            self.value = value
+
+    nvmlMemory_v2 = 33554472
+
+    def __init__(self, cards=2):
+        self.cards, self.faults, self.once, self.lost = cards, {}, {}, set()
+        self.calls, self.values = [], {}
+
+    def __getattr__(self, name):
+        if not name.startswith("nvml"):
+            raise AttributeError(name)
+
+        def call(*args):
+            self.calls.append(name)
+            number = self.once.pop(name, 0) or self.faults.get(name, 0)
+            if args and isinstance(args[0], int) and args[0] in self.lost:
+                number = 15
+            if number:
+                raise self.NVMLError(number)
+            return self.answer(name, *args)
+
+        return call
+
+    def answer(self, name, *args):
+        memory = SimpleNamespace(used=5 * GB, free=6 * GB, total=12 * GB)
+        answers = {
+            "nvmlDeviceGetCount": self.cards,
+            "nvmlDeviceGetHandleByIndex": args[0] if args else None,
+            "nvmlDeviceGetName": "NVIDIA GeForce RTX 4070 Ti",
+            "nvmlDeviceGetUUID": "GPU-1",
+            "nvmlDeviceGetMemoryInfo": memory,
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=42, memory=7),
+            "nvmlDeviceGetTemperature": 61,
+            "nvmlDeviceGetPowerUsage": 123456,
+            "nvmlDeviceGetEnforcedPowerLimit": 285000,
+            "nvmlDeviceGetClockInfo": 2610,
+            "nvmlDeviceGetFanSpeed": 30,
+        }
+        return self.values.get(name, answers.get(name))
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def nvml():
+    return FakeNvml()
+
+
+def test_a_reading_holds_what_the_driver_tells_in_the_units_of_its_names(nvml):
+    reading = Machine(nvml).read()
+    assert (reading.mode, reading.message, len(reading.gpus)) == ("cuda", "", 2)
+    card = reading.gpus[1].__class__(
+        index=1, name="NVIDIA GeForce RTX 4070 Ti", uuid="GPU-1", busy_percent=42,
+        used_bytes=5 * GB, free_bytes=6 * GB, total_bytes=12 * GB, temperature_c=61,
+        power_w=123.5, power_limit_w=285.0, sm_clock_mhz=2610, memory_clock_mhz=2610,
+        fan_percent=30,
+    )  # fmt: skip
+    assert reading.gpus[1] == card
+    assert json.loads(json.dumps(reading.to_json()))["gpus"][1]["power_w"] == 123.5
+
+
+def test_a_value_that_a_card_does_not_have_is_unknown_and_not_zero(nvml):
+    nvml.faults = {"nvmlDeviceGetFanSpeed": 3, "nvmlDeviceGetUtilizationRates": 3}
+    card = Machine(nvml).read().gpus[0]
+    assert (card.fan_percent, card.busy_percent, card.temperature_c) == (None, None, 61)
+    assert card.error == ""
+
+
+def test_the_largest_number_means_unknown(nvml):
+    nvml.values["nvmlDeviceGetMemoryInfo"] = SimpleNamespace(
+        used=2**64 - 1, free=2**64 - 1, total=0
+    )
+    nvml.values["nvmlDeviceGetPowerUsage"] = 2**32 - 1
+    card = Machine(nvml).read().gpus[0]
+    assert (card.used_bytes, card.free_bytes, card.total_bytes, card.power_w) == (None,) * 4
+
+
+def test_no_library_means_cpu_mode_with_the_host_still_read(nvml):
+    nvml.faults["nvmlInit"] = 12
+    reading = Machine(nvml).read()
+    assert (reading.mode, reading.message, reading.gpus) == ("cpu", NO_GPU, ())
+    assert reading.host.ram_total_bytes > reading.host.ram_used_bytes > 0
+    assert reading.host.disk_free_bytes > 0
+
+
+def test_a_library_without_a_card_means_cpu_mode():
+    assert Machine(FakeNvml(cards=0)).read().message == NO_GPU
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(4, "may not talk"), (9, "No NVIDIA driver"), (15, "lost"), (18, "updated"), (999, "999")],
+)
+def test_each_trouble_with_the_driver_has_two_sentences(nvml, number, word):
+    nvml.faults["nvmlInit"] = number
+    message = Machine(nvml).read().message
+    assert word in message
+    assert message.count(". ") >= 1
+
+
+def test_a_missing_module_is_survived_and_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    reading = Machine().read()
+    assert (reading.mode, reading.message) == ("cpu", NO_MODULE)
+
+
+def test_a_driver_that_fails_once_is_back_at_the_next_reading(nvml):
+    nvml.once["nvmlInit"] = 999
+    clock = Clock()
+    machine = Machine(nvml, clock=clock)
+    assert machine.read().mode == "cpu"
+    clock.now += 1
+    assert machine.read().mode == "cuda"
+
+
+def test_one_failed_value_is_unknown_once_and_the_library_is_reopened(nvml):
+    machine = Machine(nvml, clock=(clock := Clock()))
+    machine.read()
+    nvml.once["nvmlDeviceGetTemperature"] = 999
+    card = machine.read().gpus[0]
+    assert (card.temperature_c, card.busy_percent) == (None, 42)
+    clock.now += 1
+    nvml.calls.clear()
+    assert machine.read().gpus[0].temperature_c == 61
+    assert nvml.calls[:2] == ["nvmlShutdown", "nvmlInit"]
+
+
+def test_a_lost_card_leaves_the_other_one(nvml):
+    machine = Machine(nvml, clock=(clock := Clock()))
+    machine.read()
+    nvml.lost = {0}
+    for _ in range(3):  # noticed while reading, then already while reopening
+        lost, well = machine.read().gpus
+        assert (lost.error, lost.used_bytes, lost.index) == (LOST, None, 0)
+        assert (well.error, well.used_bytes, well.index) == ("", 5 * GB, 1)
+        clock.now += 1
+    nvml.lost = set()
+    clock.now += 60
+    assert machine.read().gpus[0].used_bytes == 5 * GB
+
+
+def test_a_driver_that_stays_away_is_asked_less_and_less_often(nvml):
+    nvml.faults["nvmlInit"] = 12
+    machine = Machine(nvml, clock=(clock := Clock()))
+    for _ in range(600):
+        machine.read()
+        clock.now += 1
+    assert 15 <= nvml.calls.count("nvmlInit") <= 30
+    nvml.faults.clear()
+    clock.now += 31
+    assert machine.read().mode == "cuda"
+
+
+def test_an_older_driver_is_asked_for_memory_in_the_older_way(nvml):
+    def old_driver(name, *args, answer=nvml.answer):
+        if name == "nvmlDeviceGetMemoryInfo" and args[1:] == (nvml.nvmlMemory_v2,):
+            raise nvml.NVMLError(13)
+        return answer(name, *args)
+
+    nvml.answer = old_driver
+    card = Machine(nvml).read().gpus[0]
+    assert (card.used_bytes, card.error) == (5 * GB, "")
+
+
+def test_free_memory_is_told_for_each_device_and_refused_for_others(nvml):
+    machine = Machine(nvml)
+    assert machine.free_bytes("cuda:1") == 6 * GB
+    assert machine.free_bytes("cpu") > 0
+    with pytest.raises(Refused, match="cuda:7"):
+        machine.free_bytes("cuda:7")
+
+
+def test_the_first_cpu_percent_is_unknown_and_later_ones_are_shares(nvml, monkeypatch):
+    times = iter([(10.0, 80.0), (16.0, 84.0), (16.0, 84.0)])
+
+    class Times(tuple):
+        idle = property(lambda self: self[1])
+
+    monkeypatch.setattr(gpu_module.psutil, "cpu_times", lambda: Times(next(times)))
+    machine = Machine(nvml)
+    assert [machine.read().host.cpu_percent for _ in range(3)] == [None, 60.0, None]
+
+
+def test_a_missing_folder_makes_only_the_disk_unknown(nvml, tmp_path):
+    reading = Machine(nvml, disk=tmp_path / "gone").read()
+    assert (reading.host.disk_free_bytes, reading.mode) == (None, "cuda")
+
+
+def test_the_command_prints_one_reading_as_json():
+    done = subprocess.run(
+        [sys.executable, "-m", "backends.card.gpu"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    reading = json.loads(done.stdout)
+    assert reading["mode"] == ("cuda" if reading["gpus"] else "cpu")
+    assert reading["host"]["cpu_percent"] is not None
