@@ -66,13 +66,13 @@ class ModelRef:
     def parse(cls, text: str) -> ModelRef:
         """Raises Refused for anything that is not a reference, paths above all."""
         kind, _, rest = text.strip().partition(":")
-        if kind == "none" and not rest:
+        if text.strip() == "none:":
             return cls("none", "")
         name, _, file = rest.partition(":")
         name, _, revision = name.partition("@")
         clean = _NAME.fullmatch(name) and ".." not in name
         clean = clean and all(re.fullmatch(r"[\w.-]*", p) and p != ".." for p in file.split("/"))
-        if kind not in REF_KINDS or not clean or not re.fullmatch(r"[\w.-]*", revision):
+        if kind not in REF_KINDS[:-1] or not clean or not re.fullmatch(r"[\w.-]*", revision):
             raise Refused(
                 f"{text[:80]!r} does not name a model.",
                 "Pick one from the list, or write it as hub:owner/name or folder:name.",

@@ -229,4 +229,4 @@ def _schema_of(hint: Any) -> dict[str, Any]:
         return {"type": "array", "items": _schema_of(args[0]) if args else {}}
     if origin is dict or hint is dict:
         return {"type": "object"}
-    return schema(hint) if is_dataclass(hint) else {}
+    return schema(typing.cast(type, hint)) if is_dataclass(hint) else {}

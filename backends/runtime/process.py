@@ -1,0 +1,93 @@
+"""What differs between systems when a process is started, locked or ended. Windows code lives here.
+
+The Windows branches were reviewed, not run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+WINDOWS = sys.platform == "win32"
+
+# A child sees these of our environment and no others: no hub token, no cloud key, no proxy login.
+PASSED = (
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "VIRTUAL_ENV",
+    "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "USERPROFILE", "APPDATA",
+    "LOCALAPPDATA", "PROGRAMDATA", "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE",
+    "HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "XDG_DATA_HOME", "WERKBANK_HOME", "WERKBANK_CACHE",
+    "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHASHSEED",
+    "OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE",
+)  # fmt: skip
+PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "WERKBANK_TEST_")
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # counting cards must not make a CUDA context
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONIOENCODING": "utf-8",
+}
+
+
+def child_environment(temp: Path, more: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of a worker or a job: an allow-list, offline, with its own temp folder."""
+    kept = {k: v for k, v in os.environ.items() if k in PASSED or k.startswith(PASSED_PREFIXES)}
+    path = os.pathsep.join(p for p in (str(CHECKOUT), kept.get("PYTHONPATH", "")) if p)
+    places = {name: str(temp) for name in ("TMPDIR", "TEMP", "TMP")}
+    return {**kept, **OFFLINE, **places, "PYTHONPATH": path, **(more or {})}
+
+
+def start_flags() -> dict[str, Any]:
+    """Own session or group: Ctrl-C in the terminal reaches the page alone, and a kill gets all."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    return {"start_new_session": True}
+
+
+def kill_tree(pid: int) -> None:
+    """End the process and everything it started, now."""
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        children = []
+    if sys.platform != "win32":
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # already gone, or it never became a group leader; single kills follow
+    for process in [*children, *([psutil.Process(pid)] if psutil.pid_exists(pid) else [])]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def lock_file(path: Path) -> IO[str] | None:
+    """An OS lock held for as long as the returned file is open; None where another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = path.open("a+", encoding="utf-8")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            handle.seek(0)
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        return None
+    return handle

@@ -1,0 +1,286 @@
+"""The page's side of the workers: start, watch, cancel, restart, keep a warm spare.
+
+A `Resident` is one model that the user wants in memory; its process may come and go. Calls are
+never replayed: half an answer was shown. After a crash the next call loads the model again, three
+times in ten minutes, then the resident stays down and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from backends import BACKENDS
+from backends.base import Card, Refused
+from backends.events import Done, Event, Failed, Notice, Progress
+from backends.runtime.child import Call, Child
+
+RESTARTS, RESTART_SPAN = 3, 600.0  # so many restarts in so many seconds
+SILENT = 30.0  # seconds without a sign of life: "not responding"
+SPARE_RAM_BYTES = 4 * 2**30  # a spare is kept only while this much RAM is free
+SPARE_DELAY = 10.0  # seconds after a load before the next spare is started
+
+
+@dataclass
+class Resident:
+    """One model in memory, or on its way. `state` is what the page and /healthz show:
+    loading, ready, busy, stuck, crashed, failed, unloaded."""
+
+    id: str
+    backend: str
+    model: str
+    options: dict[str, Any]
+    label: str
+    state: str = "loading"
+    seconds: float = 0.0  # what the last load took
+    memory: dict[str, int] = field(default_factory=dict)  # bytes
+    failed: Failed | None = None
+    restarts: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS + 1))
+    child: Child | None = None
+    running: int = 0
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def card(self) -> Card:
+        return BACKENDS[self.backend].card
+
+    def status(self) -> dict[str, Any]:
+        """For /healthz and the panel: plain JSON."""
+        child = self.child
+        return {
+            "id": self.id,
+            "backend": self.backend,
+            "model": self.model,
+            "label": self.label,
+            "state": self.state,
+            "pid": child.pid if child and child.alive else None,
+            "memory": dict(child.memory if child and child.alive else {}),
+            "load_seconds": round(self.seconds, 2),
+            "problem": str(self.failed) if self.failed else None,
+        }
+
+
+class Supervisor:
+    """Owner of every worker process. Made and used in the server's event loop only."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        spare: bool = True,
+        silent: float = SILENT,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.want_spare, self.silent = folder, spare, silent
+        self.on_change = on_change
+        self.residents: dict[str, Resident] = {}
+        self.spare: Child | None = None
+        self._counter = 0
+        self._watch: asyncio.Task[None] | None = None
+        self._spare_at = time.monotonic()
+
+    async def start(self) -> None:
+        """Begin to watch. The first spare comes a moment later, so that the page starts first."""
+        self._watch = asyncio.get_running_loop().create_task(self._watch_forever())
+
+    async def stop(self) -> None:
+        """End every worker; at most a few seconds."""
+        if self._watch:
+            self._watch.cancel()
+        children = [r.child for r in self.residents.values() if r.child]
+        children += [self.spare] if self.spare else []
+        await asyncio.gather(*(c.stop() for c in children if c.alive))
+
+    # Loading
+
+    def admit(self, backend: str, model: str, options: dict[str, Any], label: str = "") -> Resident:
+        """Make the resident, without loading it yet. Raises Refused for an unknown backend."""
+        if backend not in BACKENDS:
+            raise Refused(f"There is no backend {backend!r}.", f"Known: {', '.join(BACKENDS)}.")
+        self._counter += 1
+        slug = re.sub(r"[^a-z0-9]+", "-", (label or model).lower()).strip("-")[:40] or backend
+        resident = Resident(f"{slug}-{self._counter}", backend, model, options, label or model)
+        self.residents[resident.id] = resident
+        self.on_change()
+        return resident
+
+    async def load(self, resident: Resident) -> AsyncIterator[Event]:
+        """Bring it into memory: Progress and Notice events, then Done or Failed.
+
+        Closing the iterator early ends the process: half a model is of no use.
+        """
+        async with resident.loading:
+            if resident.state in ("ready", "busy") and resident.child and resident.child.alive:
+                yield Done(usage={"seconds": resident.seconds, "memory": resident.memory})
+                return
+            self._state(resident, "loading")
+            resident.child = child = await self._take_child(resident)
+            child.on_gone = lambda gone: self._gone(resident, gone)
+            call = child.call(
+                "load", backend=resident.backend, model=resident.model, options=resident.options
+            )
+            ended = False
+            try:
+                async for event in call.events():
+                    ended = isinstance(event, Done | Failed)
+                    if ended:
+                        self._loaded(resident, event)
+                    yield event
+            finally:
+                if not ended and not call.over.is_set():
+                    self._state(resident, "unloaded")
+                    child.ending = "stopped"
+                    child.kill()
+
+    def _loaded(self, resident: Resident, event: Event) -> None:
+        self._spare_at = time.monotonic() + SPARE_DELAY
+        if isinstance(event, Done):
+            resident.seconds = float(event.usage.get("seconds", 0.0))
+            resident.memory = dict(event.usage.get("grown", {}))
+            resident.failed = None
+            self._state(resident, "ready")
+        elif isinstance(event, Failed):
+            resident.failed = event
+            self._state(resident, "failed")
+            if resident.child and resident.child.alive:
+                resident.child.ending = "stopped"
+                resident.child.kill()
+
+    async def _take_child(self, resident: Resident) -> Child:
+        wanted = resident.card.preload
+        if wanted and self.spare and self.spare.alive:
+            child, self.spare = self.spare, None
+            return child
+        return await Child.start(self.folder, resident.id)
+
+    # Running
+
+    async def run(self, resident: Resident, params: dict[str, Any]) -> AsyncIterator[Event]:
+        """One run; loads first where the process is gone. The last event is Done or Failed.
+
+        Closing the iterator cancels: a flag, then after three seconds the end of the process.
+        """
+        if resident.child and resident.child.leaving:
+            await resident.child.gone.wait()
+        if not (resident.child and resident.child.alive and resident.state in ("ready", "busy")):
+            try:
+                self._allow_restart(resident)
+            except Refused as refused:
+                yield refused.as_event()
+                return
+            async for event in self.load(resident):
+                if isinstance(event, Failed):
+                    yield event
+                    return
+                if isinstance(event, Progress | Notice):
+                    yield event
+        assert resident.child
+        try:
+            call = resident.child.call("run", params=params)
+        except ValueError as error:
+            yield Failed(*str(error).split(". ", 1))
+            return
+        resident.running += 1
+        self._state(resident, "busy")
+        try:
+            async for event in call.events():
+                yield event
+        finally:
+            await self._settle(call)
+            resident.running -= 1
+            self._after_run(resident)
+
+    async def _settle(self, call: Call) -> None:
+        """Cancel what nobody listens to any more, and wait until the worker is free again."""
+        if not call.over.is_set():
+            call.cancel()
+            with contextlib.suppress(TimeoutError):  # a process stuck in the driver cannot end
+                await asyncio.wait_for(call.over.wait(), call.child.grace + 5)
+
+    def _after_run(self, resident: Resident) -> None:
+        if resident.running == 0 and resident.state in ("busy", "stuck"):
+            self._state(resident, "ready")
+
+    def _allow_restart(self, resident: Resident) -> None:
+        if resident.state != "crashed":
+            return
+        now = time.monotonic()
+        recent = [t for t in resident.restarts if now - t < RESTART_SPAN]
+        if len(recent) >= RESTARTS:
+            log = resident.child.log_path if resident.child else self.folder / "logs"
+            minutes = round(RESTART_SPAN / 60)
+            raise Refused(
+                f"{resident.label} keeps crashing ({len(recent)} restarts in {minutes} minutes).",
+                f"Unload it and choose another model or smaller settings. Its log: {log}",
+                resident.failed.detail if resident.failed else "",
+            )
+        resident.restarts.append(now)
+
+    async def unload(self, resident: Resident) -> dict[str, int]:
+        """Give the memory back for good: the process ends, which is proof that it is free.
+
+        Returns what the process held just before, in bytes.
+        """
+        child, held = resident.child, {}
+        self._state(resident, "unloaded")
+        self.residents.pop(resident.id, None)
+        if child and child.alive:
+            held = dict(child.memory)
+            child.ending = "unloaded"
+            await child.stop(grace=1.0)
+        self.on_change()
+        return held
+
+    # Watching
+
+    def _state(self, resident: Resident, state: str) -> None:
+        resident.state = state
+        self.on_change()
+
+    def _gone(self, resident: Resident, child: Child) -> None:
+        if resident.child is not child or resident.state in ("failed", "unloaded"):
+            return
+        if child.ending == "cancelled":
+            # Our own kill is no crash: the next call loads again without being counted.
+            self._state(resident, "stopped")
+        else:
+            resident.failed = child.death
+            self._state(resident, "crashed")
+
+    async def _watch_forever(self) -> None:
+        await asyncio.sleep(1.0)
+        while True:
+            self._look_for_silence()
+            await self._keep_spare()
+            await asyncio.sleep(1.0)
+
+    def _look_for_silence(self) -> None:
+        now = time.monotonic()
+        for resident in self.residents.values():
+            child = resident.child
+            if resident.state not in ("busy", "stuck") or not child or not child.alive:
+                continue
+            silent = now - child.heard > self.silent
+            if silent != (resident.state == "stuck"):
+                self._state(resident, "stuck" if silent else "busy")
+
+    async def _keep_spare(self) -> None:
+        if not self.want_spare:
+            return
+        free = psutil.virtual_memory().available
+        if self.spare and (not self.spare.alive or free < SPARE_RAM_BYTES / 2):
+            spare, self.spare = self.spare, None
+            await spare.stop(grace=0.5)
+        elif not self.spare and free > SPARE_RAM_BYTES and time.monotonic() > self._spare_at:
+            modules = dict.fromkeys(m for b in BACKENDS.values() for m in b.card.preload)
+            if modules:
+                self.spare = await Child.start(self.folder, "spare", list(modules))

@@ -1,0 +1,33 @@
+"""What several tests share. A test that needs a model, a server or a page shares one with others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the home of whoever runs it. The name is hard on purpose."""
+    home = tmp_path_factory.mktemp("Wörk bänk 你好")
+    before = os.environ.get("WERKBANK_HOME")
+    os.environ["WERKBANK_HOME"] = str(home)
+    yield
+    if before is None:
+        del os.environ["WERKBANK_HOME"]
+    else:
+        os.environ["WERKBANK_HOME"] = before
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder of this test's own, with a space and an umlaut in its name."""
+    folder = tmp_path / "mein Zuhaüse"
+    folder.mkdir()
+    return folder
