@@ -46,7 +46,7 @@ class Refused(Exception):
         self.message, self.hint, self.detail = message, hint, detail
 
     def as_event(self) -> Failed:
-        return Failed(self.message, self.hint, self.detail)
+        return Failed(self.message, self.hint, self.detail, refused=True)
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,15 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The end, badly. `message` says what happened, `hint` what to do; `detail` is for the log."""
+    """The end, badly. `message` says what happened, `hint` what to do; `detail` is for the log.
+
+    `refused`: nothing broke, what was asked for cannot be done.
+    """
 
     message: str
     hint: str = ""
     detail: str = ""
+    refused: bool = False
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()

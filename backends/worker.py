@@ -236,7 +236,7 @@ def explain(error: BaseException) -> Failed:
         return error.as_event()
     if isinstance(error, ValueError) and text.endswith(".") and ". " in text:
         happened, _, mend = text.partition(". ")
-        return Failed(f"{happened}.", mend, detail)
+        return Failed(f"{happened}.", mend, detail, refused=True)
     if isinstance(error, MemoryError) or is_out_of_memory(text):
         return Failed(
             "There was not enough memory for this.",

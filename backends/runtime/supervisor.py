@@ -40,6 +40,8 @@ class Resident:
     model: str
     options: dict[str, Any]
     label: str
+    owner: str = ""  # the tab that asked for it
+    file_bytes: int = 0  # of the model on disk
     state: str = "loading"
     seconds: float = 0.0  # what the last load took
     memory: dict[str, int] = field(default_factory=dict)  # bytes
@@ -69,6 +71,15 @@ class Resident:
         }
 
 
+MakeRoom = Callable[[Resident], AsyncIterator[Event]]
+
+
+async def room_for_all(resident: Resident) -> AsyncIterator[Event]:
+    """No ledger: everything may load."""
+    for event in ():
+        yield event
+
+
 class Supervisor:
     """Owner of every worker process. Made and used in the server's event loop only."""
 
@@ -78,10 +89,13 @@ class Supervisor:
         *,
         spare: bool = True,
         silent: float = SILENT,
-        on_change: Callable[[], None] = lambda: None,
+        make_room: MakeRoom = room_for_all,
+        on_change: Callable[[Resident], None] = lambda resident: None,
     ) -> None:
+        """`make_room` is asked before every load, a restart included: it yields notices of what it
+        unloads, or raises Refused. `on_change` hears of every new state."""
         self.folder, self.want_spare, self.silent = folder, spare, silent
-        self.on_change = on_change
+        self.make_room, self.on_change = make_room, on_change
         self.residents: dict[str, Resident] = {}
         self.spare: Child | None = None
         self._counter = 0
@@ -110,7 +124,7 @@ class Supervisor:
         slug = re.sub(r"[^a-z0-9]+", "-", (label or model).lower()).strip("-")[:40] or backend
         resident = Resident(f"{slug}-{self._counter}", backend, model, options, label or model)
         self.residents[resident.id] = resident
-        self.on_change()
+        self.on_change(resident)
         return resident
 
     async def load(self, resident: Resident) -> AsyncIterator[Event]:
@@ -123,6 +137,13 @@ class Supervisor:
                 yield Done(usage={"seconds": resident.seconds, "memory": resident.memory})
                 return
             self._state(resident, "loading")
+            try:
+                async for event in self.make_room(resident):
+                    yield event
+            except Refused as refused:
+                self._loaded(resident, refused.as_event())
+                yield refused.as_event()
+                return
             resident.child = child = await self._take_child(resident)
             child.on_gone = lambda gone: self._gone(resident, gone)
             call = child.call(
@@ -164,10 +185,17 @@ class Supervisor:
 
     # Running
 
-    async def run(self, resident: Resident, params: dict[str, Any]) -> AsyncIterator[Event]:
+    async def run(
+        self,
+        resident: Resident,
+        params: dict[str, Any],
+        on_call: Callable[[Call], None] = lambda call: None,
+    ) -> AsyncIterator[Event]:
         """One run; loads first where the process is gone. The last event is Done or Failed.
 
         Closing the iterator cancels: a flag, then after three seconds the end of the process.
+        `on_call` gets the call as soon as there is one: its `cancel()` stops the run, and the
+        iterator still ends with what the run took.
         """
         if resident.child and resident.child.leaving:
             await resident.child.gone.wait()
@@ -191,6 +219,7 @@ class Supervisor:
             return
         resident.running += 1
         self._state(resident, "busy")
+        on_call(call)
         try:
             async for event in call.events():
                 yield event
@@ -237,14 +266,13 @@ class Supervisor:
             held = dict(child.memory)
             child.ending = "unloaded"
             await child.stop(grace=1.0)
-        self.on_change()
         return held
 
     # Watching
 
     def _state(self, resident: Resident, state: str) -> None:
         resident.state = state
-        self.on_change()
+        self.on_change(resident)
 
     def _gone(self, resident: Resident, child: Child) -> None:
         if resident.child is not child or resident.state in ("failed", "unloaded"):

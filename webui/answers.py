@@ -1,0 +1,200 @@
+"""Answers belong to their conversation, not to the browser tab that asked.
+
+An answer runs as a task of the server and is written to the store while it grows. A handler only
+watches; a reload or a second browser tab watches the same answer. One that nobody watches for
+`ALONE` seconds is stopped, its text kept, so that a vanished visitor frees the card.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from backends.events import Done, Failed, Notice, Progress, Text
+from backends.models.library import Listed
+from backends.runtime.child import Call
+from webui.gate import Busy
+
+if TYPE_CHECKING:
+    from webui.bench import Bench
+
+ALONE = 3.0  # seconds without a watcher
+SAVE_EVERY = 0.25  # seconds between two writes of a growing answer
+PACE, SLOW_PACE = 0.06, 0.15  # seconds between two looks at it; the second for long answers
+LONG_CHARACTERS = 16_000
+OVER = ("done", "stopped", "failed")
+
+
+@dataclass
+class Answer:
+    """One answer on its way. `state`: waiting, loading, running, then done, stopped or failed."""
+
+    conversation: str
+    message: str
+    text: str = ""
+    state: str = "waiting"
+    status: str = "Starting"  # what it does at the moment, for people
+    progress: Progress | None = None
+    note: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
+    watchers: int = 0
+    alone_since: float = field(default_factory=time.monotonic)
+    call: Call | None = None
+    task: asyncio.Task[None] | None = None
+    stopping: bool = False
+    version: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+    def bump(self) -> None:
+        self.version += 1
+        self.changed.set()
+
+    async def watch(self) -> AsyncIterator[Answer]:
+        """Yields the answer each time it changed, at a pace that a browser can draw."""
+        self.watchers += 1
+        seen = -1
+        try:
+            while True:
+                if self.version != seen:
+                    seen = self.version
+                    yield self
+                if self.over and self.version == seen:
+                    return
+                self.changed.clear()
+                if self.version == seen:
+                    await self.changed.wait()
+                await asyncio.sleep(PACE if len(self.text) < LONG_CHARACTERS else SLOW_PACE)
+        finally:
+            self.watchers -= 1
+            self.alone_since = time.monotonic()
+
+
+class Answers:
+    """All answers under way, by conversation."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.running: dict[str, Answer] = {}
+
+    def start(
+        self,
+        conversation: str,
+        message: str,
+        listed: Listed,
+        params: dict[str, Any],
+        *,
+        options: dict[str, Any] | None = None,
+        visitor: str = "owner",
+    ) -> Answer:
+        """Begin to fill `message` (already in the store, state streaming)."""
+        answer = Answer(conversation, message)
+        self.running[conversation] = answer
+        answer.task = asyncio.get_running_loop().create_task(
+            self._carry(answer, listed, params, options, visitor)
+        )
+        return answer
+
+    def of(self, conversation: str) -> Answer | None:
+        """The answer under way in a conversation, if there is one."""
+        return self.running.get(conversation)
+
+    def stop(self, answer: Answer) -> None:
+        """End it and keep its text. Returns at once; watchers see the end."""
+        answer.stopping = True
+        if answer.call:
+            answer.call.cancel()
+        elif answer.task:
+            answer.task.cancel()
+
+    async def stop_all(self) -> None:
+        tasks = [a.task for a in self.running.values() if a.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _carry(
+        self,
+        answer: Answer,
+        listed: Listed,
+        params: dict[str, Any],
+        options: dict[str, Any] | None,
+        visitor: str,
+    ) -> None:
+        keeper = asyncio.get_running_loop().create_task(self._keep(answer))
+
+        def on_call(call: Call) -> None:
+            answer.call = call
+            if answer.stopping:
+                call.cancel()
+
+        try:
+            async with contextlib.aclosing(
+                self.bench.generate(listed, params, visitor, options=options, on_call=on_call)
+            ) as events:
+                async for event in events:
+                    self._take(answer, event)
+        except asyncio.CancelledError:
+            answer.state = "stopped"
+        except Busy as busy:
+            answer.state, answer.note = "failed", str(busy)
+        except Exception as error:
+            logging.getLogger(__name__).exception("answer %s", answer.message)
+            answer.state = "failed"
+            answer.note = f"Something went wrong in Werkbank itself ({error}). Send it again."
+        finally:
+            keeper.cancel()
+            self._finish(answer)
+
+    def _take(self, answer: Answer, event: Any) -> None:
+        if isinstance(event, Text):
+            answer.state, answer.status, answer.progress = "running", "", None
+            answer.text += event.delta
+        elif isinstance(event, Progress):
+            answer.state, answer.progress = "loading", event
+            answer.status = event.note or "Loading the model"
+        elif isinstance(event, Notice):
+            answer.note = event.message
+        elif isinstance(event, Failed):
+            answer.state, answer.note = "failed", str(event)
+            answer.usage["detail"] = event.detail
+        elif isinstance(event, Done):
+            answer.state = "stopped" if event.cancelled else "done"
+            answer.usage = dict(event.usage)
+        else:
+            answer.state, answer.status = "waiting", f"Busy: position {event.position}"
+        answer.bump()
+
+    def _finish(self, answer: Answer) -> None:
+        if not answer.over:
+            answer.state = "stopped"
+        answer.call = None
+        if self.running.get(answer.conversation) is answer:
+            del self.running[answer.conversation]
+        problem = self.bench.store.finish_message(
+            answer.message, answer.text, answer.state, answer.usage, answer.note
+        )
+        if problem:
+            answer.note = f"{answer.note} {problem}".strip()
+        answer.bump()
+
+    async def _keep(self, answer: Answer) -> None:
+        """Save it as it grows, and stop it when nobody has watched for a while."""
+        saved = ""
+        while True:
+            await asyncio.sleep(SAVE_EVERY)
+            if answer.text != saved:
+                saved = answer.text
+                answer.note = self.bench.store.append_text(answer.message, saved) or answer.note
+            if not answer.watchers and time.monotonic() - answer.alone_since > ALONE:
+                answer.note = "Stopped, since nobody was watching any more."
+                self.stop(answer)
+                return

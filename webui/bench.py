@@ -1,0 +1,310 @@
+"""The bench: folders, workers, ledger, gate and store, in one object that every tab is handed.
+
+One bench per page process. What a tab or the API wants done goes through `load`, `unload` and
+`generate`, so that the page, the API and the shared demo obey one ledger and one gate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from backends import BACKENDS
+from backends.base import ModelRef, Refused
+from backends.card.gpu import Machine
+from backends.card.ledger import Ledger
+from backends.card.measured import Measured
+from backends.card.sampler import Sampler
+from backends.events import Done, Event, Failed, Notice, Progress
+from backends.models import library
+from backends.models.library import Listed
+from backends.params import read
+from backends.runtime.child import Call
+from backends.runtime.supervisor import Resident, Supervisor
+from webui.answers import Answers
+from webui.gate import Gate
+from webui.gpu_panel import resident as resident_chip
+from webui.store import Store
+
+GONE = ("crashed", "failed", "stopped", "unloaded")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Not its turn yet: `position` 1 is next."""
+
+    position: int
+
+
+@dataclass
+class Loading:
+    """A load under way. It goes on when nobody watches; `cancel` ends it."""
+
+    resident: Resident
+    progress: Progress = field(default_factory=lambda: Progress(0, 0, "starting"))
+    notices: list[str] = field(default_factory=list)
+    task: asyncio.Task[Done | Failed] | None = None
+
+    async def outcome(self) -> AsyncIterator[Event]:
+        """Progress five times a second, notices as they come, at last Done or Failed."""
+        assert self.task
+        told = 0
+        while not self.task.done():
+            await asyncio.wait({self.task}, timeout=0.2)
+            for message in self.notices[told:]:
+                yield Notice(message)
+            told = len(self.notices)
+            yield self.progress
+        if self.task.cancelled():
+            yield Failed("The load was cancelled.", "Load it again when you want it.")
+        else:
+            yield self.task.result()
+
+    def cancel(self) -> None:
+        if self.task:
+            self.task.cancel()
+
+
+class Bench:
+    """Made before the event loop runs; `start` and `stop` belong to the server's lifespan."""
+
+    def __init__(self, home: Path, *, spare: bool = True, machine: Machine | None = None) -> None:
+        self.home = home
+        self.temp = home / "tmp"
+        self.machine = machine or Machine()
+        self.sampler = Sampler(self.machine.read)
+        self.ledger = Ledger(self.machine.free_bytes)
+        self.measured = Measured(home / "measured.jsonl")
+        self.supervisor = Supervisor(
+            home, spare=spare, make_room=self._make_room, on_change=self._changed
+        )
+        self.gate = Gate()
+        self.store = Store(home / "werkbank.db")
+        self.answers = Answers(self)
+        self.loadings: dict[str, Loading] = {}  # by reference
+        self.version = 0  # goes up with every change of a resident: what a watcher compares
+
+    async def start(self) -> None:
+        shutil.rmtree(self.temp, ignore_errors=True)  # of an earlier page
+        self.temp.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.store.mark_interrupted()
+        self.sampler.start()
+        await self.supervisor.start()
+
+    async def stop(self) -> None:
+        await self.answers.stop_all()
+        for loading in list(self.loadings.values()):
+            loading.cancel()
+        await self.supervisor.stop()
+        self.sampler.stop()
+        self.store.close()
+
+    # Models
+
+    def models(self, task: str) -> list[Listed]:
+        """What is on this machine for a task, usable or not (then `problem` says why)."""
+        return library.list_models(task)
+
+    def find(self, name: str) -> Listed:
+        """By the id that API clients use, or by reference. Raises Refused."""
+        for task in ("chat", "image", "multimodal", "speech"):
+            for listed in self.models(task):
+                if name in (listed.id, str(listed.ref)):
+                    return listed
+        ModelRef.parse(name) if ":" in name else None
+        raise Refused(
+            f"There is no model {name[:80]!r} on this machine.", "Pick one from the list of models."
+        )
+
+    def resident_of(self, listed: Listed) -> Resident | None:
+        """The resident that holds this model, loading, ready or crashed; None where none does."""
+        for resident in self.supervisor.residents.values():
+            if resident.model == str(listed.ref) and resident.state not in ("failed", "unloaded"):
+                return resident
+        return None
+
+    def load(self, listed: Listed, options: dict[str, Any] | None, owner: str = "chat") -> Loading:
+        """Start loading, or join the load of the same model. Other options replace what is loaded.
+
+        Raises Refused where the file cannot be loaded or an option is wrong: before any process.
+        """
+        ref = str(listed.ref)
+        if listed.problem:
+            raise Refused(*_sentences(listed.problem))
+        if ref in self.loadings:
+            return self.loadings[ref]
+        card = BACKENDS[listed.backend].card
+        if options is not None:
+            try:
+                read(card.load_options, options)
+            except ValueError as error:
+                raise Refused(*_sentences(str(error))) from error
+        present = self.resident_of(listed)
+        keeps = present is not None and (options is None or options == present.options)
+        resident = (
+            present
+            if present is not None and keeps
+            else self.supervisor.admit(listed.backend, ref, options or {}, listed.title)
+        )
+        resident.file_bytes, resident.owner = listed.bytes, owner
+        loading = Loading(resident)
+        loading.task = asyncio.get_running_loop().create_task(
+            self._load(loading, None if keeps else present)
+        )
+        self.loadings[ref] = loading
+        loading.task.add_done_callback(lambda task: self.loadings.pop(ref, None))
+        return loading
+
+    async def _load(self, loading: Loading, instead_of: Resident | None) -> Done | Failed:
+        resident = loading.resident
+        if instead_of:
+            await self.supervisor.unload(instead_of)
+        last: Event = Failed("The load ended without an answer.", "Load it again.")
+        try:
+            async with contextlib.aclosing(self.supervisor.load(resident)) as events:
+                async for event in events:
+                    if isinstance(event, Progress):
+                        loading.progress = event
+                    elif isinstance(event, Notice):
+                        loading.notices.append(event.message)
+                    last = event
+        finally:
+            if resident.state in ("failed", "unloaded"):
+                await self.supervisor.unload(resident)
+        assert isinstance(last, Done | Failed)
+        return last
+
+    async def unload(self, resident: Resident) -> dict[str, int]:
+        """Returns what its process held just before, in bytes."""
+        return await self.supervisor.unload(resident)
+
+    # Generation: one way for the page, the API and the demo
+
+    async def generate(
+        self,
+        listed: Listed,
+        params: dict[str, Any],
+        visitor: str,
+        *,
+        options: dict[str, Any] | None = None,
+        on_call: Callable[[Call], None] = lambda call: None,
+    ) -> AsyncIterator[Event | Waiting]:
+        """Load where needed, wait for a turn, run. The last event is Done or Failed.
+
+        Closing the iterator at any time frees its place. Raises Busy where the waiting room is
+        full.
+        """
+        try:
+            resident = self.resident_of(listed)
+            if resident is None or resident.state == "loading" or options is not None:
+                async for event in self._loaded_first(listed, options):
+                    yield event
+                    if isinstance(event, Failed):
+                        return
+                resident = self.resident_of(listed)
+            if resident is None:
+                raise Refused("The model was unloaded meanwhile.", "Send it again.")
+        except Refused as refused:
+            yield refused.as_event()
+            return
+        ticket = self.gate.enter(resident.id, visitor, resident.card.slots)
+        try:
+            async for position in ticket.positions():
+                if position:
+                    yield Waiting(position)
+            params = with_default_system(params, listed.system)
+            async with contextlib.aclosing(
+                self.supervisor.run(resident, params, on_call)
+            ) as events:
+                async for event in events:
+                    yield event
+        finally:
+            ticket.leave()
+
+    async def _loaded_first(
+        self, listed: Listed, options: dict[str, Any] | None
+    ) -> AsyncIterator[Event]:
+        """Progress until the model is there; Failed where it cannot be. Never Done."""
+        async with contextlib.aclosing(self.load(listed, options).outcome()) as events:
+            async for event in events:
+                if not isinstance(event, Done):
+                    yield event
+
+    # The ledger's side of a load
+
+    def device_of(self, resident: Resident) -> str:
+        """Where its memory will be: "cuda:0" or "cpu"."""
+        options = {f.name: f.default for f in fields(resident.card.load_options)}
+        options.update(resident.options)
+        wants = options.get("device") in ("auto", "cuda") or bool(options.get("gpu_layers"))
+        return "cuda:0" if wants and self.machine.has_gpu else "cpu"
+
+    async def _make_room(self, resident: Resident) -> AsyncIterator[Event]:
+        device = self.device_of(resident)
+        need = int(resident.file_bytes * resident.card.memory_factor)
+        verdict = self.ledger.admit(resident.label, need, device)
+        if verdict.refused:
+            raise Refused(verdict.message, verdict.hint)
+        for number in verdict.evict:
+            if other := self.supervisor.residents.get(number):
+                yield Notice(f"{other.label} was unloaded to make room.")
+                await self.supervisor.unload(other)
+        self.ledger.add(
+            id=resident.id, label=resident.label, owner=resident.owner, kind="model",
+            device=device, predicted_bytes=need,
+        )  # fmt: skip
+
+    def _changed(self, resident: Resident) -> None:
+        self.version += 1
+        if resident.state in GONE:
+            self.ledger.remove(resident.id)
+        elif resident.state == "ready" and resident.memory:
+            held = resident.memory.get("cuda_bytes") or resident.memory.get("rss_bytes", 0)
+            entry = self.ledger.get(resident.id)
+            if entry and entry.measured_bytes is None:
+                self.measured.append(
+                    kind="load", backend=resident.backend, model=resident.model,
+                    options=resident.options, device=entry.device,
+                    predicted_bytes=entry.predicted_bytes, measured_bytes=held,
+                )  # fmt: skip
+                self.ledger.measure(resident.id, held)
+        self.ledger.set_busy(resident.id, resident.state in ("busy", "stuck"))
+
+    # What others read
+
+    def chips(self) -> list[dict[str, Any]]:
+        """Who holds memory, for the strip on top."""
+        return [
+            resident_chip(r.label, r.memory.get("cuda_bytes") or r.memory.get("rss_bytes"), r.state)
+            for r in self.supervisor.residents.values()
+        ]
+
+    def health(self) -> dict[str, Any]:
+        """The body of /healthz for whoever has the token."""
+        reading = self.sampler.latest() or self.machine.read()
+        return {
+            "status": "ok",
+            "workers": [r.status() for r in self.supervisor.residents.values()],
+            "jobs": [],
+            "gpu": reading.to_json(),
+            "gate": self.gate.snapshot(),
+        }
+
+
+def with_default_system(params: dict[str, Any], system: str) -> dict[str, Any]:
+    """The catalogue's system prompt, where the request brings none of its own."""
+    has_own = params.get("system") or any(
+        m.get("role") == "system" for m in params.get("messages", [])
+    )
+    return params if has_own or not system else {**params, "system": system}
+
+
+def _sentences(text: str) -> tuple[str, str]:
+    """What happened, and what to do."""
+    happened, stop, mend = text.partition(". ")
+    return (happened + ".", mend) if stop else (text, "")

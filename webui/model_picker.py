@@ -1,0 +1,203 @@
+"""Which model, loaded how, in which state: a panel that several tabs use."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from backends import BACKENDS
+from backends.base import Refused
+from backends.events import Done, Failed, Notice, Progress
+from backends.models.library import Listed
+from webui.bench import Bench
+from webui.form import Form, build_form
+
+NONE_YET = (
+    "No model for this task is on this machine. Run python launch.py again to fetch the starter "
+    "models, or put a folder with a model into {folder}."
+)
+
+
+@dataclass(frozen=True)
+class Picker:
+    """The placed components. `inputs` are the model's name and every backend's load options."""
+
+    bench: Bench
+    task: str
+    model: Any
+    status: Any
+    load: Any
+    cancel: Any
+    unload: Any
+    forms: dict[str, Form]
+    groups: dict[str, Any]
+
+    @property
+    def inputs(self) -> list[Any]:
+        return [self.model, *(c for form in self.forms.values() for c in form.components)]
+
+    def chosen(self, values: tuple[Any, ...]) -> tuple[Listed, dict[str, Any]]:
+        """The model and its load options, from the values of `inputs`. Raises Refused."""
+        name, rest = values[0], list(values[1:])
+        if not name:
+            raise Refused("No model is chosen.", "Pick one from the list.")
+        listed = self.bench.find(str(name))
+        options: dict[str, Any] = {}
+        for backend, form in self.forms.items():
+            mine, rest = rest[: len(form.names)], rest[len(form.names) :]
+            if backend == listed.backend:
+                options = form.read(mine)
+        return listed, options
+
+
+def build_model_picker(bench: Bench, task: str) -> Picker:
+    with gr.Group(elem_classes="panel"):
+        model = gr.Dropdown(
+            label="Model", choices=[], elem_id=f"{task}-model", interactive=True, filterable=True
+        )
+        status = gr.HTML(elem_id=f"{task}-model-status")
+        with gr.Row(elem_classes="buttons"):
+            load = gr.Button("Load", variant="primary", size="sm", elem_id=f"{task}-load")
+            cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{task}-load-cancel")
+            unload = gr.Button("Unload", size="sm", elem_id=f"{task}-unload")
+        forms, groups = {}, {}
+        with gr.Accordion("How to load it", open=False, elem_id=f"{task}-load-options"):
+            for name, backend in BACKENDS.items():
+                if backend.card.task == task:
+                    with gr.Column(visible=False) as groups[name]:
+                        forms[name] = build_form(
+                            backend.card.load_options, prefix=f"{task}-{name}", fold=False
+                        )
+    picker = Picker(bench, task, model, status, load, cancel, unload, forms, groups)
+    _wire(picker)
+    return picker
+
+
+def _wire(picker: Picker) -> None:
+    bench, task = picker.bench, picker.task
+    outputs = [picker.status, picker.load, picker.cancel]
+    groups = list(picker.groups.values())
+
+    def refresh(name: str | None) -> list[Any]:
+        listed = bench.models(task)
+        known = [m.id for m in listed]
+        chosen = name if name in known else first_choice(listed)
+        choices = [(choice_label(m), m.id) for m in listed]
+        return [gr.Dropdown(choices=choices, value=chosen), *show(chosen)]
+
+    def show(name: str | None) -> list[Any]:
+        listed = next((m for m in bench.models(task) if m.id == name), None)
+        status = model_status(bench, listed)
+        return [status, *(gr.Column(visible=bool(listed) and b == listed.backend)  # type: ignore[union-attr]
+                          for b in picker.groups)]  # fmt: skip
+
+    async def load(*values: Any) -> AsyncIterator[list[Any]]:
+        async for status, busy in load_and_tell(picker, values):
+            yield [status, gr.Button(interactive=not busy), gr.Button(visible=busy)]
+
+    def cancel(name: str) -> None:
+        for loading in list(bench.loadings.values()):
+            if loading.resident.model == str(bench.find(name).ref):
+                loading.cancel()
+
+    async def unload(name: str) -> str:
+        return await unload_and_tell(bench, name)
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    page = gr.context.Context.root_block
+    page.load(refresh, picker.model, [picker.model, picker.status, *groups], queue=False, **quiet)
+    picker.model.input(show, picker.model, [picker.status, *groups], queue=False, **quiet)
+    picker.load.click(load, picker.inputs, outputs, **quiet)
+    picker.cancel.click(cancel, picker.model, None, queue=False, **quiet)
+    picker.unload.click(unload, picker.model, picker.status, **quiet)
+
+
+async def load_and_tell(picker: Picker, values: tuple[Any, ...]) -> AsyncIterator[tuple[str, bool]]:
+    """The status line as HTML while a model loads, and whether it still does."""
+    try:
+        listed, options = picker.chosen(values)
+        yield progress_bar(Progress(0, 0, "Starting"), "Loading"), True
+        notices = ""
+        async for event in picker.bench.load(listed, options, picker.task).outcome():
+            if isinstance(event, Progress):
+                yield notices + progress_bar(event, "Loading"), True
+            elif isinstance(event, Notice):
+                notices += line(event.message, "note")
+            elif isinstance(event, Failed):
+                yield notices + problem(str(event), event.detail), False
+            elif isinstance(event, Done):
+                yield notices + model_status(picker.bench, listed), False
+    except Refused as refused:
+        yield problem(str(refused), refused.detail), False
+
+
+async def unload_and_tell(bench: Bench, name: str) -> str:
+    try:
+        listed = bench.find(name)
+    except Refused as refused:
+        return problem(str(refused))
+    resident = bench.resident_of(listed)
+    if resident is None:
+        return line("It is not loaded.", "note")
+    held = await bench.unload(resident)
+    back = held.get("cuda_bytes") or held.get("rss_bytes", 0)
+    return line(f"Unloaded: {gigabytes(back)} came back.", "note")
+
+
+def first_choice(listed: list[Listed]) -> str | None:
+    """The best model to begin with: a real one that can be loaded, before the echo."""
+    usable = [m for m in listed if not m.problem]
+    real = [m for m in usable if m.bytes]
+    return (real or usable or [None])[0].id if usable else None  # type: ignore[union-attr]
+
+
+def choice_label(listed: Listed) -> str:
+    size = f" · {gigabytes(listed.bytes)}" if listed.bytes else ""
+    return f"{listed.title}{size}" + (" · cannot be loaded" if listed.problem else "")
+
+
+def model_status(bench: Bench, listed: Listed | None) -> str:
+    """One line of HTML: not loaded, loading, ready with time and memory, or what is wrong."""
+    if listed is None:
+        return line(NONE_YET.format(folder=bench.home / "models"), "note")
+    if listed.problem:
+        return problem(listed.problem)
+    resident = bench.resident_of(listed)
+    if resident is None:
+        return line("Not loaded. It loads by itself with the first message.", "note")
+    if resident.state in ("ready", "busy", "stuck"):
+        held = resident.memory.get("cuda_bytes") or resident.memory.get("rss_bytes", 0)
+        word = {"ready": "Ready", "busy": "Busy", "stuck": "Not responding"}[resident.state]
+        return line(f"{word} · loaded in {resident.seconds:.1f} s · {gigabytes(held)}", "good")
+    if resident.failed:
+        return problem(str(resident.failed), resident.failed.detail)
+    return line("Loading" if resident.state == "loading" else "Stopped", "note")
+
+
+def line(text: str, kind: str) -> str:
+    return f'<div class="line {kind}">{escape(text)}</div>'
+
+
+def problem(text: str, detail: str = "") -> str:
+    """A fault as people read it, with the technical part folded away."""
+    fold = f"<details><summary>Details</summary><pre>{escape(detail)}</pre></details>"
+    return f'<div class="line bad" role="alert">{escape(text)}{fold if detail else ""}</div>'
+
+
+def progress_bar(progress: Progress, word: str) -> str:
+    known = progress.total > 0
+    share = min(100.0, 100 * progress.step / progress.total) if known else 0.0
+    label = escape(progress.note or word) + (f" · {share:.0f} %" if known else "")
+    style = f' style="width:{share:.0f}%"' if known else ""
+    return (
+        f'<div class="line note">{label}</div><div class="bar{"" if known else " unknown"}" '
+        f'role="progressbar" aria-label="{label}"><i{style}></i></div>'
+    )
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,188 @@
+"""The server: door, /healthz, /api/gpu, /v1, the page; one per home folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+import webbrowser
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI, Request
+
+from backends.models import library
+from backends.runtime.process import lock_file
+from webui.api import build_api
+from webui.bench import Bench
+from webui.door import TRUSTED, Door, keep_token, own_hosts
+
+PORT, PORTS_TRIED = 7860, 50
+SHUTDOWN = 2  # seconds for open streams at Ctrl-C; without a bound an open page blocks it for ever
+
+
+def serve(
+    *,
+    tabs: Callable[[], Sequence[Any]],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    home: Path | None = None,
+    browser: bool = True,
+    token: str | None = None,
+    no_token: bool = False,
+) -> int:
+    """Serve until Ctrl-C. Prints `Werkbank is at …` when the page answers. Returns an exit code."""
+    home = settle_home(home)
+    lock = lock_file(home / "server.lock")
+    if lock is None:
+        return open_first(home, browser)
+    with lock:
+        key = None if no_token else token or keep_token(home / "token")
+        listener = bind(host, port or PORT)
+        url = address(host, listener.getsockname()[1], key)
+        app = build_server(Bench(home), tabs, own_hosts(host), key)
+
+        def ready() -> None:
+            write_private(home / "server.json", json.dumps({"url": url, "pid": os.getpid()}))
+            print(f"Werkbank is at {url}", flush=True)
+            if browser:
+                webbrowser.open(url)
+
+        try:
+            run(app, listener, ready)
+        finally:
+            (home / "server.json").unlink(missing_ok=True)
+    return 0
+
+
+def settle_home(home: Path | None) -> Path:
+    """The folder of all that is the user's, made where it is missing and told to the children."""
+    folder = (home or library.home()).expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.environ["WERKBANK_HOME"] = str(folder)
+    return folder
+
+
+def build_server(
+    bench: Bench, tabs: Callable[[], Sequence[Any]], hosts: set[str], token: str | None
+) -> FastAPI:
+    """The whole app, door included. `tabs` is called once Gradio's environment is settled."""
+    from webui import app as page_app
+
+    page_app.settle_environment(bench.temp)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await bench.start()
+        try:
+            yield
+        finally:
+            await bench.stop()
+
+    server = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    server.add_middleware(Door, hosts=hosts, token=token)
+    server.state.bench = bench
+    add_own_routes(server, bench)
+    server.include_router(build_api(bench))
+    return page_app.mount_page(server, page_app.build_page(bench, tabs()))
+
+
+def add_own_routes(server: FastAPI, bench: Bench) -> None:
+    @server.get("/healthz")
+    async def healthz(request: Request) -> dict[str, Any]:
+        """`{"status": "ok"}` for anybody, workers, jobs and GPU for whoever has the token."""
+        return bench.health() if request.scope.get(TRUSTED) else {"status": "ok"}
+
+    @server.get("/api/gpu")
+    async def gpu(seq: int = 0) -> dict[str, Any]:
+        """Readings newer than `seq`, and who holds memory. Polled once a second by the strip."""
+        return {**bench.sampler.since(seq), "residents": bench.chips()}
+
+
+class Announcing(uvicorn.Server):
+    """Says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self.ready()
+
+
+def run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> None:
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,  # a token in an address must not reach a log
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its own clean-up
+        Announcing(config, ready).run(sockets=[listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on `port`, or on the next free one. Raises OSError where the host is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, min(port + PORTS_TRIED, 65536)):
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+        except OSError as error:
+            listener.close()
+            if isinstance(error, PermissionError) or getattr(error, "errno", 0) == 98:
+                continue
+            if sys.platform == "win32" and getattr(error, "winerror", 0) in (10013, 10048):
+                continue
+            raise
+        if candidate != port:
+            print(f"Port {port} is in use: taking {candidate}.", flush=True)
+        return listener
+    raise OSError(f"No free port between {port} and {port + PORTS_TRIED}. Choose one with --port.")
+
+
+def address(host: str, port: int, token: str | None) -> str:
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+
+
+def open_first(home: Path, browser: bool, patience: float = 30.0) -> int:
+    """Another Werkbank serves this home: open that one. It may itself be starting just now."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError, httpx.HTTPError):
+            url = json.loads((home / "server.json").read_text("utf-8"))["url"]
+            plain = url.partition("?")[0]
+            httpx.get(plain + "healthz", timeout=2, trust_env=False).raise_for_status()
+            print(f"Werkbank runs already. Werkbank is at {url}", flush=True)
+            if browser:
+                webbrowser.open(url)
+            return 0
+        time.sleep(0.2)
+    print(
+        f"Another Werkbank holds {home}, but it does not answer. "
+        "End that process, or choose another folder with --home.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write it so that only its owner can read it, whole or not at all."""
+    partial = file.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        handle.write(text)
+    partial.replace(file)
