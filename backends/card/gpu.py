@@ -258,6 +258,12 @@ class Machine:
             mode = "cuda" if gpus else "cpu"
             return Reading(self.clock(), mode, self.nvml.message, gpus, self._read_host())
 
+    @property
+    def has_gpu(self) -> bool:
+        """There is a GPU now that answers."""
+        with self._lock:
+            return any(not gpu.error for gpu in self.nvml.read())
+
     def free_bytes(self, device: str) -> int:
         """Free memory of "cpu" or "cuda:N" now. Raises Refused where that cannot be read."""
         if device == "cpu":

@@ -157,6 +157,10 @@ def test_one_failed_value_is_unknown_once_and_the_library_is_reopened(nvml):
     nvml.calls.clear()
     assert machine.read().gpus[0].temperature_c == 61
     assert nvml.calls[:2] == ["nvmlShutdown", "nvmlInit"]
+    nvml.calls.clear()
+    clock.now += 60
+    machine.read()
+    assert "nvmlInit" not in nvml.calls
 
 
 def test_a_lost_card_leaves_the_other_one(nvml):
@@ -202,6 +206,16 @@ def test_free_memory_is_told_for_each_device_and_refused_for_others(nvml):
     assert machine.free_bytes("cpu") > 0
     with pytest.raises(Refused, match="cuda:7"):
         machine.free_bytes("cuda:7")
+
+
+def test_a_machine_whose_only_card_is_lost_has_no_gpu():
+    nvml = FakeNvml(cards=1)
+    machine = Machine(nvml)
+    assert machine.has_gpu
+    nvml.lost = {0}
+    assert not machine.has_gpu
+    nvml.faults["nvmlInit"] = 12
+    assert not Machine(nvml).has_gpu
 
 
 def test_the_first_cpu_percent_is_unknown_and_later_ones_are_shares(nvml, monkeypatch):
