@@ -1,0 +1,116 @@
+"""The command line: what it accepts, what it refuses, what each command is given."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from webui import cli
+from webui.setup import handover, start
+from webui.setup.pins import ROOT
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["serve"], ["--port", "8000"], ["serve", "--port", "8000"], ["--home", "x"]],
+)
+def test_no_command_means_serve(words: list[str]) -> None:
+    assert cli.parse(words).command == "serve"
+
+
+def test_serve_reads_its_options() -> None:
+    args = cli.parse("serve --host 0.0.0.0 --port 8000 --no-browser --token abc".split())
+    assert (args.host, args.port, args.no_browser) == ("0.0.0.0", 8000, True)
+    assert (args.token, args.no_token, args.home) == ("abc", False, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--port", "http"], "'http' is no port. Use a number from 1 to 65535."),
+        (["--port", "65536"], "'65536' is no port."),
+        (["--port", "-1"], "'-1' is no port."),
+        (["--token", "a", "--no-token"], "not allowed with argument"),
+        (["--tok", "a"], "unrecognized arguments"),  # no abbreviations: they would become interface
+        (["bench", "cooking"], "invalid choice: 'cooking'"),
+        (["cook"], "invalid choice: 'cook'"),
+        (["doctor", "--jsn"], "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_word_is_refused_by_name(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(words)
+    assert stopped.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_every_command_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert [name for name in cli.COMMANDS if f"\n    {name} " not in text] == []
+
+
+def test_what_follows_test_goes_to_pytest_as_it_is() -> None:
+    words = ["-k", "not slow", "--lf", "tests/webui", "--port", "x"]
+    assert cli.parse(["test", *words]).pytest_args == words
+
+
+def test_a_relative_home_is_meant_from_where_the_user_stands(tmp_path: Path) -> None:
+    here = tmp_path / "hier"
+    words = cli.absolute_paths(["serve", "--home", "mein Haus", "--port", "1"], here)
+    assert words == ["serve", "--home", str(here / "mein Haus"), "--port", "1"]
+    assert cli.absolute_paths(["--home=x"], here) == [f"--home={here / 'x'}"]
+    absolute = str(tmp_path / "x")
+    assert cli.absolute_paths(["--home", absolute], here) == ["--home", absolute]
+    assert cli.absolute_paths(["test", "--home", "x"], here) == ["test", "--home", "x"]
+
+
+def test_serve_is_called_with_what_was_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+    fake = SimpleNamespace(serve=lambda **options: given.update(options) or 7)
+    monkeypatch.setitem(sys.modules, "webui.server", fake)
+    assert cli.main(["--home", str(tmp_path), "--no-browser", "--no-token"]) == 7
+    tree = ast.parse((ROOT / "webui/server.py").read_text("utf-8"))
+    real = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "serve")
+    assert set(given) == {argument.arg for argument in real.args.kwonlyargs}
+    assert callable(given.pop("tabs"))
+    assert given == {
+        "host": "127.0.0.1", "port": None, "home": tmp_path, "browser": False, "token": None,
+        "no_token": True,
+    }  # fmt: skip
+
+
+def test_the_command_line_imports_nothing_heavy() -> None:
+    code = "import sys, webui.cli; print(*sorted(m.split('.')[0] for m in sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
+    assert "argparse" in loaded
+    assert not loaded & {"gradio", "torch", "fastapi", "uvicorn", "backends", "tabs", "numpy"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows waits for a child instead")
+def test_launch_becomes_the_command_in_the_checkout_and_names_no_backend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    became: list[Any] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(start, "ensure", lambda root, test, talk: "/env/python")
+    monkeypatch.setattr(handover.os, "execve", lambda *given: became.append((*given, Path.cwd())))
+    start.start(["--home", "daheim", "--port", "7000"], root=tmp_path.parent)
+    program, words, environment, folder = became[0]
+    expected = ["/env/python", "-m", "webui.cli", "--home", str(tmp_path / "daheim")]
+    assert words == [*expected, "--port", "7000"] and program == "/env/python"
+    assert folder == tmp_path.parent and environment is handover.os.environ
+    assert "backends" not in " ".join(words)
