@@ -1,0 +1,349 @@
+"""Conversations survive kills, full disks, broken files, old and new versions."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from backends.base import Refused
+from webui.database import Database
+from webui.store import INTERRUPTED, MIGRATIONS, Store
+
+ROOT = Path(__file__).parents[2]
+HARD = "NUL \0, emoji 👩‍🔬, العربية, Ünï, tab\t, line\r\nline, quote ' \" ; --"
+
+
+@pytest.fixture
+def store(tmp_path):
+    now = [1_000_000.0]
+
+    def clock():
+        now[0] += 1
+        return now[0]
+
+    store = Store(tmp_path / "Ünï côde" / "werkbank.db", clock)
+    yield store
+    store.close()
+
+
+def texts(store, conversation):
+    return [m.text for m in store.messages(conversation)]
+
+
+def test_what_was_saved_comes_back_whole(store):
+    made = store.new_conversation("Hello", "smollm2", {"temperature": 0.5, "stop": ["ü"]})
+    asked = store.add_message(made.id, "user", HARD)
+    told = store.add_message(made.id, "assistant", "", state="streaming", model="smollm2")
+    assert store.finish_message(told.id, HARD, "done", {"tokens": 3}, "a note") == ""
+    read = store.messages(made.id)
+    assert [m.text for m in read] == [HARD, HARD]
+    assert read[0] == asked
+    assert (read[1].parent, read[1].position, read[1].usage) == (asked.id, 1, {"tokens": 3})
+    assert (read[1].state, read[1].note, read[1].model) == ("done", "a note", "smollm2")
+    assert store.conversation(made.id).settings == {"temperature": 0.5, "stop": ["ü"]}
+
+
+def test_broken_surrogates_are_replaced(store):
+    made = store.new_conversation("a \ud800 b")
+    store.add_message(made.id, "user", "a \udfff b")
+    assert (made.title, texts(store, made.id)) == ("a ? b", ["a ? b"])
+
+
+def test_a_title_is_the_first_line_that_says_something(store):
+    assert store.new_conversation("\n\n  Hello \nworld").title == "Hello"
+    assert store.new_conversation(" \n ").title == ""
+    assert len(store.new_conversation("x" * 500).title) == 80
+
+
+def test_the_list_has_pinned_ones_first_then_the_newest(store):
+    a, b, c = (store.new_conversation(title).id for title in "abc")
+    store.add_message(b, "user", "news")
+    store.pin(a)
+    assert [x.id for x in store.conversations()] == [a, b, c]
+    assert [x.id for x in store.conversations(limit=2)] == [a, b]
+
+
+def test_search_takes_percent_and_underscore_as_they_are(store):
+    for title in ("100% sure", "100 per cent", "snake_case", "snakeXcase"):
+        store.new_conversation(title)
+    assert [c.title for c in store.conversations(search="0%")] == ["100% sure"]
+    assert [c.title for c in store.conversations(search="E_C")] == ["snake_case"]
+
+
+def test_delete_is_soft_and_can_be_undone(store):
+    made = store.new_conversation("a")
+    store.add_message(made.id, "user", "hi")
+    store.delete(made.id)
+    assert (store.conversations(), store.messages(made.id)) == ([], [])
+    assert store.conversation(made.id) is None
+    with pytest.raises(Refused, match="does not exist any more. Start a new one"):
+        store.add_message(made.id, "user", "hi")
+    store.restore(made.id)
+    assert texts(store, made.id) == ["hi"]
+
+
+def test_rename(store):
+    made = store.new_conversation("a")
+    store.rename(made.id, "  b\nc")
+    assert store.conversation(made.id).title == "b"
+
+
+def test_a_second_answer_is_a_branch_and_the_newest_is_shown(store):
+    made = store.new_conversation("a").id
+    asked = store.add_message(made, "user", "q")
+    first = store.add_message(made, "assistant", "one")
+    store.rewind(made, asked.id)
+    assert texts(store, made) == ["q"]
+    second = store.add_message(made, "assistant", "two")
+    assert texts(store, made) == ["q", "two"]
+    assert (second.parent, second.position) == (first.parent, first.position)
+    store.rewind(made, first.id)  # the older branch is still there
+    assert texts(store, made) == ["q", "one"]
+    store.add_message(made, "user", "edited", parent="")
+    assert texts(store, made) == ["edited"]
+
+
+def test_a_branch_cannot_start_in_another_conversation(store):
+    a, b = store.new_conversation("a").id, store.new_conversation("b").id
+    foreign = store.add_message(a, "user", "secret")
+    for parent in (foreign.id, "999", "x", "9" * 40):
+        with pytest.raises(Refused):
+            store.add_message(b, "user", "hi", parent=parent)
+    store.rewind(b, foreign.id)
+    assert texts(store, b) == []
+
+
+def test_a_late_save_does_not_undo_the_end(store):
+    made = store.new_conversation("a").id
+    message = store.add_message(made, "assistant", "", state="streaming")
+    store.append_text(message.id, "half")
+    store.finish_message(message.id, "half and all", "done")
+    store.append_text(message.id, "half and")
+    assert texts(store, made) == ["half and all"]
+
+
+def test_what_was_streaming_is_marked_as_interrupted_at_the_next_start(store):
+    made = store.new_conversation("a").id
+    message = store.add_message(made, "assistant", "", state="streaming")
+    store.append_text(message.id, "half")
+    assert store.mark_interrupted() == 1
+    read = store.messages(made)[0]
+    assert (read.text, read.state, read.note) == ("half", "stopped", INTERRUPTED)
+    assert store.mark_interrupted() == 0
+
+
+STREAM = """
+import sys, time; from pathlib import Path; from webui.store import Store
+store = Store(Path(sys.argv[1])); made = store.new_conversation("killed").id
+message = store.add_message(made, "assistant", "", state="streaming"); text = ""
+for i in range(10**9):
+    text += f"{i} "; assert not store.append_text(message.id, text)
+    print(i, flush=True)
+"""
+
+
+def test_after_kill_9_the_text_so_far_is_there(tmp_path):
+    path = tmp_path / "werkbank.db"
+    command = [sys.executable, "-c", STREAM, str(path)]
+    writer = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with writer.stdout:
+        said = [int(writer.stdout.readline()) for _ in range(200)]
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    store = Store(path)
+    assert store.mark_interrupted() == 1
+    [message] = store.messages(store.conversations()[0].id)
+    assert (message.state, store.notice) == ("stopped", "")
+    assert message.text.split()[: len(said)] == [str(i) for i in said]
+    store.close()
+
+
+def test_saving_as_it_streams_takes_less_than_a_millisecond(store):
+    made = store.new_conversation("a").id
+    message = store.add_message(made, "assistant", "", state="streaming")
+    text = "word " * 800
+    times = []
+    for i in range(200):
+        started = time.perf_counter()
+        store.append_text(message.id, text + str(i))
+        times.append(time.perf_counter() - started)
+    assert sorted(times)[100] < 0.001
+
+
+FILL = """
+import resource, sys; from pathlib import Path; from webui.store import Store
+store = Store(Path(sys.argv[1])); made = store.new_conversation("full").id
+message = store.add_message(made, "assistant", "", state="streaming")
+assert store.append_text(message.id, "kept") == ""
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+print(store.append_text(message.id, "x" * 1_000_000))
+print(store.finish_message(message.id, "x" * 1_000_000, "done"))
+try: store.add_message(made, "user", "x" * 1_000_000)
+except Exception as error: print(type(error).__name__, error)
+print(store.messages(made)[0].text)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(repr(store.finish_message(message.id, "after", "done")), store.messages(made)[0].text)
+"""
+
+
+def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(tmp_path):
+    command = [sys.executable, "-c", FILL, str(tmp_path / "werkbank.db")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    appended, finished, added, kept, after = done.stdout.splitlines()
+    assert appended == finished
+    assert appended.startswith("The disk is full or failing, so nothing was saved. Free some space")
+    assert added == f"Refused {appended}"
+    assert (kept, after) == ("kept", "'' after")
+
+
+def test_a_locked_file_is_a_sentence(store, monkeypatch):
+    made = store.new_conversation("a").id
+    message = store.add_message(made, "assistant", "", state="streaming")
+    store.database._db.execute("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(store.database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    assert "Another program holds" in store.append_text(message.id, "x")
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.append_text(message.id, "x") == ""
+
+
+def damaged(path, how):
+    store = Store(path)
+    made = store.new_conversation("old").id
+    for i in range(300):
+        store.add_message(made, "user", f"{i} " * 100)
+    store.close()
+    content = path.read_bytes()
+    path.write_bytes(how(content))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(lambda c: b"<html>not a database</html>" * 100, id="another-file"),
+        pytest.param(lambda c: c[: len(c) // 2], id="cut-in-half"),
+        pytest.param(lambda c: c[:4096] + b"\xa5" * (len(c) - 4096), id="pages-overwritten"),
+        pytest.param(lambda c: c[:100] + b"\xff" * 3996 + c[4096:], id="schema-overwritten"),
+    ],
+)
+def test_a_broken_file_is_set_aside_and_said_and_the_rest_goes_on(tmp_path, how):
+    path = tmp_path / "werkbank.db"
+    damaged(path, how)
+    before = path.read_bytes()
+    store = Store(path)
+    assert store.conversations() == []
+    [aside] = tmp_path.glob("werkbank-broken-*.db")
+    assert aside.read_bytes() == before
+    assert aside.name in store.notice and ". " in store.notice
+    store.new_conversation("new")
+    store.close()
+    again = Store(path)
+    assert ([c.title for c in again.conversations()], again.notice) == (["new"], "")
+    again.close()
+
+
+def test_damage_found_in_use_is_said_and_mended_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("webui.database.ALWAYS_CHECKED", 0)  # as for a large file
+    path = tmp_path / "werkbank.db"
+    damaged(path, lambda c: c[:20480] + b"\xa5" * (len(c) - 20480))
+    store = Store(path)
+    with pytest.raises(Refused, match="damaged, so nothing was saved. Restart Werkbank"):
+        for _ in range(3):
+            conversation = store.conversations()[0].id
+            store.messages(conversation)
+            store.add_message(conversation, "user", "x")
+    store.close()
+    again = Store(path)
+    assert "set aside" in again.notice
+    again.close()
+
+
+def test_an_empty_file_becomes_a_database(tmp_path):
+    path = tmp_path / "werkbank.db"
+    path.touch()
+    store = Store(path)
+    assert (store.conversations(), store.notice) == ([], "")
+    store.close()
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "werkbank.db"
+    Store(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(Refused, match="newer Werkbank.*Update Werkbank"):
+        Store(path)
+    assert [p.name for p in tmp_path.glob("*broken*")] == []
+
+
+def test_an_older_file_is_migrated_and_a_copy_kept(tmp_path):
+    path = tmp_path / "werkbank.db"
+    store = Store(path)
+    store.new_conversation("old")
+    store.close()
+    migrations = (*MIGRATIONS, "ALTER TABLE conversations ADD COLUMN folder TEXT")
+    database = Database(path, migrations, "conversations")
+    assert database.read("SELECT title, folder FROM conversations") == [("old", None)]
+    database.close()
+    [copy] = tmp_path.glob("werkbank-version-*")
+    kept = Store(copy)
+    assert [c.title for c in kept.conversations()] == ["old"]
+    kept.close()
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path):
+    path = tmp_path / "werkbank.db"
+    Store(path).close()
+    with pytest.raises(Refused):
+        Database(path, (*MIGRATIONS, "CREATE TABLE new (a); NONSENSE"), "conversations")
+    database = Database(path, MIGRATIONS, "conversations")
+    assert database.read("SELECT name FROM sqlite_master WHERE name = 'new'") == []
+    database.close()
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "home").touch()
+    with pytest.raises(Refused, match="cannot be kept.*Check that folder"):
+        Store(tmp_path / "home" / "werkbank.db")
+
+
+def test_the_file_is_its_owners_alone(store):
+    assert store.database.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_threads_may_write_at_once(store):
+    made = store.new_conversation("a").id
+    errors = []
+
+    def write(n):
+        try:
+            for i in range(50):
+                store.add_message(made, "user", f"{n}/{i}")
+        except Refused as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert (errors, len(store.messages(made))) == ([], 200)
+
+
+def test_lists_use_an_index_so_that_ten_thousand_conversations_open_at_once(store):
+    plans = {
+        "list": ("SELECT id FROM conversations WHERE deleted IS NULL"
+                 " ORDER BY pinned DESC, updated DESC LIMIT 50", "conversations_listed"),
+        "start": ("UPDATE messages SET state = 'stopped' WHERE state = 'streaming'",
+                  "messages_streaming"),
+    }  # fmt: skip
+    for sql, index in plans.values():
+        plan = str(store.database.read("EXPLAIN QUERY PLAN " + sql))
+        assert index in plan and "TEMP B-TREE" not in plan
