@@ -238,6 +238,7 @@ def test_a_set_up_killed_in_the_middle_continues_with_the_next_start(done: Check
     (half / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-other\nVersion: 1.0\n")
     ran = done.launch("doctor")
     assert ran.returncode == 0, ran.stdout
+    assert "Another start is setting Werkbank up already." in ran.stdout  # the orphaned pip
     assert done.has("tiny_slow") and done.has("tiny_other")
     assert "tiny-model 0.1 (1 kB)" not in ran.stdout  # that part had its stamp
 

@@ -34,8 +34,6 @@ def ensure(root: Path, *, test: bool, talk: Talk) -> str:
     parts = ("dependencies", "test", "starter") if test else ("dependencies", "starter")
     digests = {part: pins.digest(part) for part in parts}
     inside_own = Path(sys.prefix).resolve() == own.folder.resolve()
-    if not (running_is_virtual() and not inside_own) and own.has(digests):
-        return str(own.python)
     if not inside_own and not unmet(pins.dependencies):
         return _use_running(root, pins, test, talk)
     if own.has(digests):
