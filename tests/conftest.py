@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.served import Served, serving
+
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -31,3 +33,10 @@ def home(tmp_path: Path) -> Path:
     folder = tmp_path / "mein Zuhaüse"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all tests that only look and talk. It keeps a warm spare like a user's."""
+    with serving(tmp_path_factory.mktemp("geteilt") / "mein Zuhaüse") as served:
+        yield served

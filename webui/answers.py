@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from backends.events import Done, Failed, Notice, Progress, Text
 from backends.models.library import Listed
@@ -27,6 +27,7 @@ ALONE = 3.0  # seconds without a watcher
 SAVE_EVERY = 0.25  # seconds between two writes of a growing answer
 PACE, SLOW_PACE = 0.06, 0.15  # seconds between two looks at it; the second for long answers
 LONG_CHARACTERS = 16_000
+State = Literal["waiting", "loading", "running", "done", "stopped", "failed"]
 OVER = ("done", "stopped", "failed")
 
 
@@ -37,7 +38,7 @@ class Answer:
     conversation: str
     message: str
     text: str = ""
-    state: str = "waiting"
+    state: State = "waiting"
     status: str = "Starting"  # what it does at the moment, for people
     progress: Progress | None = None
     note: str = ""
@@ -58,7 +59,7 @@ class Answer:
         self.version += 1
         self.changed.set()
 
-    async def watch(self) -> AsyncIterator[Answer]:
+    async def watch(self) -> AsyncGenerator[Answer, None]:
         """Yields the answer each time it changed, at a pace that a browser can draw."""
         self.watchers += 1
         seen = -1
@@ -174,13 +175,14 @@ class Answers:
         answer.bump()
 
     def _finish(self, answer: Answer) -> None:
-        if not answer.over:
-            answer.state = "stopped"
+        end = answer.state
+        if end != "done" and end != "failed":
+            end = answer.state = "stopped"
         answer.call = None
         if self.running.get(answer.conversation) is answer:
             del self.running[answer.conversation]
         problem = self.bench.store.finish_message(
-            answer.message, answer.text, answer.state, answer.usage, answer.note
+            answer.message, answer.text, end, answer.usage, answer.note
         )
         if problem:
             answer.note = f"{answer.note} {problem}".strip()

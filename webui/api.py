@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -212,7 +212,7 @@ async def answer(bench: Bench, request: Request, asked: Asked) -> Response:
         raise
 
 
-async def next_of_weight(events: AsyncIterator[Any]) -> Text | Done:
+async def next_of_weight(events: AsyncGenerator[Any, None]) -> Text | Done:
     """The next piece of text or the end. Raises ApiError where the answer failed."""
     async for event in events:
         if isinstance(event, Failed):
@@ -246,7 +246,9 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
                 await task
 
 
-async def whole(events: AsyncIterator[Any], first: Text | Done, asked: Asked) -> dict[str, Any]:
+async def whole(
+    events: AsyncGenerator[Any, None], first: Text | Done, asked: Asked
+) -> dict[str, Any]:
     text, event = "", first
     while isinstance(event, Text):
         text += event.delta
@@ -261,15 +263,15 @@ async def whole(events: AsyncIterator[Any], first: Text | Done, asked: Asked) ->
 
 
 async def stream(
-    events: AsyncIterator[Any], first: Text | Done, asked: Asked
-) -> AsyncIterator[str]:
+    events: AsyncGenerator[Any, None], first: Text | Done, asked: Asked
+) -> AsyncGenerator[str, None]:
     base = envelope("chat.completion.chunk", asked)
 
     def chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return _line({**base, "choices": [choice], **more})
 
-    async with contextlib.aclosing(events):  # type: ignore[type-var]
+    async with contextlib.aclosing(events):
         yield chunk({"role": "assistant", "content": ""})
         event = first
         try:

@@ -82,7 +82,7 @@ def theme() -> gr.themes.Base:
 
 def mount_page(app: FastAPI, page: gr.Blocks) -> FastAPI:
     """Put the page on the server's own app, under "/"."""
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         page,
         path="/",
@@ -96,3 +96,4 @@ def mount_page(app: FastAPI, page: gr.Blocks) -> FastAPI:
         theme=theme(),
         css_paths=[ASSETS / "style.css"],
     )
+    return mounted

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from backends import BACKENDS
-from backends.base import ModelRef, Refused
+from backends.base import Refused
 from backends.card.gpu import Machine
 from backends.card.ledger import Ledger
 from backends.card.measured import Measured
@@ -31,6 +31,7 @@ from webui.gate import Gate
 from webui.gpu_panel import resident as resident_chip
 from webui.store import Store
 
+TASKS = ("chat", "image", "multimodal", "speech")
 GONE = ("crashed", "failed", "stopped", "unloaded")
 
 
@@ -50,7 +51,7 @@ class Loading:
     notices: list[str] = field(default_factory=list)
     task: asyncio.Task[Done | Failed] | None = None
 
-    async def outcome(self) -> AsyncIterator[Event]:
+    async def outcome(self) -> AsyncGenerator[Event, None]:
         """Progress five times a second, notices as they come, at last Done or Failed."""
         assert self.task
         told = 0
@@ -112,11 +113,9 @@ class Bench:
 
     def find(self, name: str) -> Listed:
         """By the id that API clients use, or by reference. Raises Refused."""
-        for task in ("chat", "image", "multimodal", "speech"):
-            for listed in self.models(task):
-                if name in (listed.id, str(listed.ref)):
-                    return listed
-        ModelRef.parse(name) if ":" in name else None
+        for task in TASKS:
+            with contextlib.suppress(Refused):
+                return library.find_model(task, name)
         raise Refused(
             f"There is no model {name[:80]!r} on this machine.", "Pick one from the list of models."
         )
@@ -193,7 +192,7 @@ class Bench:
         *,
         options: dict[str, Any] | None = None,
         on_call: Callable[[Call], None] = lambda call: None,
-    ) -> AsyncIterator[Event | Waiting]:
+    ) -> AsyncGenerator[Event | Waiting, None]:
         """Load where needed, wait for a turn, run. The last event is Done or Failed.
 
         Closing the iterator at any time frees its place. Raises Busy where the waiting room is
@@ -228,7 +227,7 @@ class Bench:
 
     async def _loaded_first(
         self, listed: Listed, options: dict[str, Any] | None
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Progress until the model is there; Failed where it cannot be. Never Done."""
         async with contextlib.aclosing(self.load(listed, options).outcome()) as events:
             async for event in events:
@@ -244,7 +243,7 @@ class Bench:
         wants = options.get("device") in ("auto", "cuda") or bool(options.get("gpu_layers"))
         return "cuda:0" if wants and self.machine.has_gpu else "cpu"
 
-    async def _make_room(self, resident: Resident) -> AsyncIterator[Event]:
+    async def _make_room(self, resident: Resident) -> AsyncGenerator[Event, None]:
         device = self.device_of(resident)
         need = int(resident.file_bytes * resident.card.memory_factor)
         verdict = self.ledger.admit(resident.label, need, device)
@@ -263,7 +262,7 @@ class Bench:
         self.version += 1
         if resident.state in GONE:
             self.ledger.remove(resident.id)
-        elif resident.state == "ready" and resident.memory:
+        elif resident.state == "ready":
             held = resident.memory.get("cuda_bytes") or resident.memory.get("rss_bytes", 0)
             entry = self.ledger.get(resident.id)
             if entry and entry.measured_bytes is None:

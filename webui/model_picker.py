@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -92,10 +92,10 @@ def _wire(picker: Picker) -> None:
     def show(name: str | None) -> list[Any]:
         listed = next((m for m in bench.models(task) if m.id == name), None)
         status = model_status(bench, listed)
-        return [status, *(gr.Column(visible=bool(listed) and b == listed.backend)  # type: ignore[union-attr]
-                          for b in picker.groups)]  # fmt: skip
+        backend = listed.backend if listed else ""
+        return [status, *(gr.Column(visible=name == backend) for name in picker.groups)]
 
-    async def load(*values: Any) -> AsyncIterator[list[Any]]:
+    async def load(*values: Any) -> AsyncGenerator[list[Any], None]:
         async for status, busy in load_and_tell(picker, values):
             yield [status, gr.Button(interactive=not busy), gr.Button(visible=busy)]
 
@@ -116,7 +116,9 @@ def _wire(picker: Picker) -> None:
     picker.unload.click(unload, picker.model, picker.status, **quiet)
 
 
-async def load_and_tell(picker: Picker, values: tuple[Any, ...]) -> AsyncIterator[tuple[str, bool]]:
+async def load_and_tell(
+    picker: Picker, values: tuple[Any, ...]
+) -> AsyncGenerator[tuple[str, bool], None]:
     """The status line as HTML while a model loads, and whether it still does."""
     try:
         listed, options = picker.chosen(values)
@@ -152,7 +154,7 @@ def first_choice(listed: list[Listed]) -> str | None:
     """The best model to begin with: a real one that can be loaded, before the echo."""
     usable = [m for m in listed if not m.problem]
     real = [m for m in usable if m.bytes]
-    return (real or usable or [None])[0].id if usable else None  # type: ignore[union-attr]
+    return next((m.id for m in real or usable), None)
 
 
 def choice_label(listed: Listed) -> str:

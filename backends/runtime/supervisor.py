@@ -12,7 +12,7 @@ import contextlib
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,12 @@ class Resident:
         }
 
 
-MakeRoom = Callable[[Resident], AsyncIterator[Event]]
+MakeRoom = Callable[[Resident], AsyncGenerator[Event, None]]
 
 
-async def room_for_all(resident: Resident) -> AsyncIterator[Event]:
+async def room_for_all(resident: Resident) -> AsyncGenerator[Event, None]:
     """No ledger: everything may load."""
-    for event in ():
+    for event in tuple[Event, ...]():
         yield event
 
 
@@ -127,7 +127,7 @@ class Supervisor:
         self.on_change(resident)
         return resident
 
-    async def load(self, resident: Resident) -> AsyncIterator[Event]:
+    async def load(self, resident: Resident) -> AsyncGenerator[Event, None]:
         """Bring it into memory: Progress and Notice events, then Done or Failed.
 
         Closing the iterator early ends the process: half a model is of no use.
@@ -190,7 +190,7 @@ class Supervisor:
         resident: Resident,
         params: dict[str, Any],
         on_call: Callable[[Call], None] = lambda call: None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """One run; loads first where the process is gone. The last event is Done or Failed.
 
         Closing the iterator cancels: a flag, then after three seconds the end of the process.
@@ -215,7 +215,8 @@ class Supervisor:
         try:
             call = resident.child.call("run", params=params)
         except ValueError as error:
-            yield Failed(*str(error).split(". ", 1))
+            message, _, hint = str(error).partition(". ")
+            yield Failed(f"{message}.", hint, refused=True)
             return
         resident.running += 1
         self._state(resident, "busy")
