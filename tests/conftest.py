@@ -1,4 +1,4 @@
-"""What several tests share. A test that needs a model, a server or a page shares one with others."""
+"""What several tests share: a home of their own, one server."""
 
 from __future__ import annotations
 

@@ -95,5 +95,6 @@ def mount_page(app: FastAPI, page: gr.Blocks) -> FastAPI:
         favicon_path=str(ASSETS / "logo.svg"),
         theme=theme(),
         css_paths=[ASSETS / "style.css"],
+        app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
     )
     return mounted
