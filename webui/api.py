@@ -157,7 +157,10 @@ def understand(bench: Bench, body: dict[str, Any], visitor: str) -> Asked:
         read(card.params, params)
     except ValueError as error:
         raise ApiError(400, str(error)) from error
-    usage = bool((body.get("stream_options") or {}).get("include_usage"))
+    extras = body.get("stream_options") or {}
+    if not isinstance(extras, dict):
+        raise ApiError(400, "The field 'stream_options' is not an object. Leave it out.")
+    usage = bool(extras.get("include_usage"))
     return Asked(listed, params, bool(body.get("stream")), usage, visitor)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
 
 from backends.models import library
 from backends.runtime.process import lock_file
@@ -90,6 +91,7 @@ def build_server(
     server.state.bench = bench
     add_own_routes(server, bench)
     server.include_router(build_api(bench))
+    server.add_exception_handler(Exception, unexpected)
     return page_app.mount_page(server, page_app.build_page(bench, tabs()))
 
 
@@ -103,6 +105,13 @@ def add_own_routes(server: FastAPI, bench: Bench) -> None:
     async def gpu(seq: int = 0) -> dict[str, Any]:
         """Readings newer than `seq`, and who holds memory. Polled once a second by the strip."""
         return {**bench.sampler.since(seq), "residents": bench.chips()}
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """A fault of Werkbank's own, in OpenAI's shape; the traceback goes to the log."""
+    message = f"Werkbank itself failed ({type(error).__name__}). Try again, and look at its log."
+    problem = {"message": message, "type": "server_error", "param": None, "code": None}
+    return JSONResponse({"error": problem}, 500)
 
 
 class Announcing(uvicorn.Server):

@@ -1,0 +1,194 @@
+"""/v1 with the real `openai` client, against a real server."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from tests.served import Served
+
+FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def said(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+@pytest.fixture(scope="module")
+def client(server: Served) -> Iterator[openai.OpenAI]:
+    import httpx
+
+    with openai.OpenAI(
+        base_url=f"{server.base}/v1", api_key=server.token, max_retries=0,
+        http_client=httpx.Client(trust_env=False, timeout=120),
+    ) as client:  # fmt: skip
+        yield client
+
+
+def test_the_models_are_listed_by_the_names_that_clients_use(client: openai.OpenAI) -> None:
+    names = {m.id for m in client.models.list()}
+    assert {"echo", "smollm2-135m-instruct", "smollm2-135m-instruct-safetensors"} <= names
+    assert client.models.retrieve("echo").id == "echo"
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4'"):
+        client.models.retrieve("gpt-4")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("temperature", [0, openai.omit])
+def test_the_starter_model_knows_the_capital_of_france(
+    client: openai.OpenAI, temperature: Any
+) -> None:
+    stream = client.chat.completions.create(
+        model="smollm2-135m-instruct", messages=FRANCE, max_tokens=60, stream=True,
+        temperature=temperature, stream_options={"include_usage": True},
+    )  # fmt: skip
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert "Paris" in text
+    assert len([c for c in chunks if c.choices and c.choices[0].delta.content]) > 3
+    assert chunks[-1].usage and chunks[-1].usage.completion_tokens > 3
+    assert chunks[-1].usage.prompt_tokens > 10
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] in ("stop", "length")
+
+
+def test_an_answer_comes_whole_too(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="echo", messages=said("Grüße 👩🏽‍🚀 مرحبا"))
+    assert answer.choices[0].message.content == "Grüße 👩🏽‍🚀 مرحبا"
+    assert answer.choices[0].finish_reason == "stop" and answer.object == "chat.completion"
+    assert answer.usage and answer.usage.total_tokens >= 3
+
+
+def test_content_in_parts_and_the_developer_role_are_understood(client: openai.OpenAI) -> None:
+    parts: list[Any] = [
+        {"role": "developer", "content": "Be kind."},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}],
+        },
+    ]
+    answer = client.chat.completions.create(model="echo", messages=parts)
+    assert answer.choices[0].message.content == "a b"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": "nope"}, "There is no model 'nope'"),
+        ({"model": "/etc/passwd"}, "There is no model"),
+        ({"model": "folder:../../etc"}, "There is no model"),
+        ({"messages": []}, "missing or empty"),
+        ({"messages": said("  ")}, "The message is empty"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "role 'robot'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "not text"),
+        ({"messages": "hello"}, "missing or empty"),
+        ({"temperature": 3}, "Temperature is 3"),
+        ({"temperature": "hot"}, "must be a number"),
+        ({"max_tokens": 0}, "Max new tokens is 0"),
+        ({"n": 2}, "'n' is not supported"),
+        ({"tools": [{"type": "function"}]}, "'tools' is not supported"),
+        ({"trust_remote_code": True}, "'trust_remote_code' is not known"),
+        ({"stream_options": 7}, "stream_options"),
+    ],
+)
+def test_a_wrong_request_is_told_in_two_sentences_in_openai_s_shape(
+    server: Served, change: dict[str, Any], sentence: str
+) -> None:
+    body = {"model": "echo", "messages": said("x"), **change}
+    with server.client() as client:
+        answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == (404 if "model" in change else 400)
+    error = answer.json()["error"]
+    assert sentence in error["message"] and error["message"].count(". ") >= 1
+    assert {"message", "type", "param", "code"} <= set(error)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'"x"'])
+def test_what_is_not_json_is_told(server: Served, body: bytes) -> None:
+    with server.client() as client:
+        answer = client.post("/v1/chat/completions", content=body)
+    assert answer.status_code == 400 and "JSON" in answer.json()["error"]["message"]
+
+
+def test_a_wrong_token_is_an_authentication_error(server: Served) -> None:
+    import httpx
+
+    with httpx.Client(trust_env=False) as http:
+        client = openai.OpenAI(
+            base_url=f"{server.base}/v1", api_key="wrong", max_retries=0, http_client=http
+        )
+        with pytest.raises(openai.AuthenticationError, match="locked"):
+            client.models.list()
+
+
+@pytest.mark.model
+def test_a_prompt_longer_than_the_context_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model="smollm2-135m-instruct", messages=said("word " * 40_000), max_tokens=5
+        )
+    assert caught.value.code == "context_length_exceeded" and "tokens" in str(caught.value)
+
+
+def test_a_crash_before_the_first_word_is_a_500(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError, match="killed"):
+        client.chat.completions.create(
+            model="echo", messages=said("a"), extra_body={"fault": "kill", "fault_at": 0}
+        )
+    again = client.chat.completions.create(model="echo", messages=said("back"))
+    assert again.choices[0].message.content == "back"
+
+
+def test_a_crash_in_the_middle_is_the_last_line_of_the_stream(server: Served) -> None:
+    body = {"model": "echo", "messages": said("a b c d e f"), "stream": True, "fault": "segfault"}
+    with server.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as s:
+        lines = [line.removeprefix("data: ") for line in s.iter_lines() if line]
+    assert json.loads(lines[0])["choices"][0]["delta"]["role"] == "assistant"
+    assert "native code" in json.loads(lines[-1])["error"]["message"]
+    assert "[DONE]" not in lines
+
+
+def test_a_client_that_hangs_up_frees_the_model(server: Served) -> None:
+    body = {"model": "echo", "messages": said("x"), "words": 5000, "words_per_second": 20}
+    for stream in (True, False):
+        with server.client() as client:
+            client.timeout = 1.0  # type: ignore[assignment]
+            try:
+                with client.stream(
+                    "POST", "/v1/chat/completions", json={**body, "stream": stream}
+                ) as answer:
+                    for _, _ in zip(range(3), answer.iter_lines(), strict=False):
+                        continue
+            except OSError:
+                pytest.fail("the server hung up first")
+            except Exception as error:
+                assert "timed out" in str(error)
+        deadline = time.monotonic() + 5
+        while server.health()["gate"]["running"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert server.health()["gate"] == {"running": 0, "waiting": 0}
+
+
+def test_a_crowd_is_served_in_turn_or_told_to_come_back(server: Served) -> None:
+    body = {"model": "echo", "messages": said("one two three"), "words_per_second": 30}
+    started = threading.Barrier(40)
+
+    def ask(_: int) -> tuple[int, str]:
+        with server.client() as client:
+            started.wait()
+            answer = client.post("/v1/chat/completions", json=body)
+            return answer.status_code, answer.headers.get("retry-after", "")
+
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(ask, range(40)))
+    served = [a for a in answers if a[0] == 200]
+    refused = [a for a in answers if a[0] == 429]
+    assert len(served) + len(refused) == 40 and len(served) >= 20 and refused
+    assert all(int(retry) >= 1 for _, retry in refused)
+    assert server.health()["gate"] == {"running": 0, "waiting": 0}
