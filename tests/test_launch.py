@@ -194,7 +194,7 @@ def test_a_second_start_installs_nothing_and_adds_less_than_150_ms(done: Checkou
     assert done.log.read_text("utf-8") == log
     measure = (
         "import os, sys, time; began = time.perf_counter()\n"
-        "os.execve = lambda *a: (print(time.perf_counter() - began), os._exit(0))\n"
+        "os.execve = lambda *a: (print(time.perf_counter() - began, flush=True), os._exit(0))\n"
         "sys.argv = ['launch.py']; sys.path.insert(0, os.getcwd())\n"
         "from webui.setup.start import start; start([])"
     )

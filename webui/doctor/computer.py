@@ -83,19 +83,16 @@ def existing(folder: Path) -> Path:
 
 def folder_of(kind: Literal["home", "cache"]) -> Path:
     """WERKBANK_HOME or WERKBANK_CACHE, or where they are when they are not set."""
-    if named := os.environ.get(f"WERKBANK_{kind.upper()}"):
-        return Path(named).expanduser().absolute()
     try:
-        import platformdirs
+        from backends.models import library
     except ImportError:
-        return _usual_folder(kind)
-    if kind == "home":
-        return Path(platformdirs.user_data_dir("werkbank", appauthor=False))
-    return Path(platformdirs.user_cache_dir("werkbank", appauthor=False))
+        named = os.environ.get(f"WERKBANK_{kind.upper()}")
+        return Path(named).absolute() if named else _usual_folder(kind)
+    return (library.home() if kind == "home" else library.cache()).absolute()
 
 
 def _usual_folder(kind: Literal["home", "cache"]) -> Path:
-    """What platformdirs would say."""
+    """What platformdirs, which the library asks, would say."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local")) / "werkbank"
         return base if kind == "home" else base / "Cache"

@@ -6,17 +6,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from webui.doctor.finding import Finding, start_command
+from webui.doctor.finding import Finding
 from webui.setup.environment import Environment
 from webui.setup.pins import ROOT, Pins, fits, installed, name_of, read_pins, specifier_of
+from webui.setup.talk import SetupFailed
 
 
-def installed_findings(setup_failure: str = "") -> Iterator[Finding]:
+def installed_findings(setup_failure: SetupFailed | None = None) -> Iterator[Finding]:
     """The environment, each dependency against its pin, the starter models."""
     pins = read_pins()
     if setup_failure:
-        yield Finding("Environment", setup_failure, "wrong",
-                      f"Then set up again: {start_command()} doctor")  # fmt: skip
+        yield Finding("Environment", setup_failure.message, "wrong", setup_failure.hint)
         return
     own = Environment(ROOT).folder
     kind = ".venv" if Path(sys.prefix).resolve() == own.resolve() else "this Python's own"

@@ -13,13 +13,15 @@ from webui.doctor.finding import Finding
 from webui.doctor.gpu import gpu_findings
 from webui.doctor.installed import installed_findings
 from webui.doctor.own import own_findings
-from webui.setup.talk import paint
+from webui.setup.talk import SetupFailed, paint
 
 COLOURS = {"ok": "green", "note": "yellow", "wrong": "red"}
 Section = Callable[[Path], Iterator[Finding]]
 
 
-def report(*, home: Path | None = None, as_json: bool = False, setup_failure: str = "") -> int:
+def report(
+    *, home: Path | None = None, as_json: bool = False, setup_failure: SetupFailed | None = None
+) -> int:
     """Print the findings. Returns 0 where nothing stops Werkbank, else 1.
 
     `setup_failure` is why there is no environment, where there is none.

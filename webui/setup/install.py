@@ -53,7 +53,7 @@ def _fill(
     missing = [part for part, digest in digests.items() if stamp.get(part) != digest]
     needed = _needed(own, pins, missing, healthy)
     _announce(own, pins, missing, needed, talk)
-    check_space(root, needed)
+    check_space(own.folder if own.folder.exists() else root, needed)  # .venv may be a link
     with _log_of(root) as log:
         if not healthy:
             _make(own, talk, lock)

@@ -229,5 +229,5 @@ def explain(lines: list[str], requirements: tuple[str, ...], code: int, log: str
 
 def repeat_command() -> str:
     """What to type to continue."""
-    words = [Path(sys.executable).stem, *sys.argv]
+    words = [Path(sys.executable).name.removesuffix(".exe"), *sys.argv]
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)

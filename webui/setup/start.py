@@ -57,5 +57,5 @@ def _doctor_alone(args: Any, failure: SetupFailed) -> int:
     from webui.doctor.report import report
 
     print()
-    report(home=args.home, as_json=args.json, setup_failure=f"{failure}")
+    report(home=args.home, as_json=args.json, setup_failure=failure)
     return 1
