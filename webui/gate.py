@@ -1,9 +1,11 @@
 """Who runs, who waits, at which position. One gate in front of generation, for page, API and demo.
 
 Pure asyncio, no thread and no clock but for the announcements. A lane is one resident with its
-slots. Turns go round by visitor: whoever has fewest running comes first, then whoever has waited
-longest since its last turn ended, so that one visitor with twenty requests delays another's first
-by no more than the turn that runs already. All methods belong to the event loop.
+slots. Turns go in rounds, one of each visitor in a round; who comes anew stands in the next round,
+before those that were served in this one. So one visitor with twenty requests delays another's
+first by no more than the turn that runs already, and no stream of newcomers delays anybody for
+ever (start-time fair queueing, Goyal et al. 1996, with turns instead of bytes). All methods belong
+to the event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import asyncio
 import itertools
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ PER_VISITOR = 20  # waiting, of one visitor, over all lanes
 ANNOUNCE = 2.0  # seconds between two tellings of an unchanged position
 FIRST_GUESS = 5.0  # seconds that a turn takes, before one was seen
 LONGEST_RETRY = 60.0  # seconds
+LATER = 2**62  # more than any number of a turn
 
 
 class Busy(Exception):
@@ -37,8 +39,9 @@ class Ticket:
     `position` is 0 while it is its turn, otherwise its place among the waiting, from 1.
     """
 
-    def __init__(self, gate: Gate, lane: str, visitor: str, number: int) -> None:
-        self.gate, self.lane, self.visitor, self.number = gate, lane, visitor, number
+    def __init__(self, gate: Gate, lane: str, visitor: str, number: int, round: int) -> None:
+        self.gate, self.lane, self.visitor = gate, lane, visitor
+        self.number, self.round = number, round  # when it came
         self.position = 0
         self.left = False
         self._moved = asyncio.Event()
@@ -75,7 +78,8 @@ class Ticket:
 
     async def _wait_for_move(self) -> None:
         try:
-            await asyncio.wait_for(self._moved.wait(), ANNOUNCE)
+            async with asyncio.timeout(ANNOUNCE):  # wait_for of Python 3.11 can lose a cancel
+                await self._moved.wait()
         except TimeoutError:
             return  # nothing moved: the same position is told again
 
@@ -85,29 +89,41 @@ class Lane:
     """One resident: so many may run at once, the others wait in the order of `queue`."""
 
     slots: int
+    round: int = 0  # of the turn that began last
     running: dict[Ticket, float] = field(default_factory=dict)  # and when it began
     waiting: list[Ticket] = field(default_factory=list)  # in the order of arrival
-    ended: dict[str, int] = field(default_factory=dict)  # when a waiting visitor's last turn did
-    turn_seconds: float = FIRST_GUESS
+    # Of the last turn of a visitor: its round, and which turn of all it was.
+    served: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def queue(self) -> list[Ticket]:
-        """The waiting in the order in which they will be called.
+    def queue(self) -> list[tuple[int, Ticket]]:
+        """The waiting with their rounds, in the order in which they will be called.
 
-        A visitor's n-th request stands in round n, counted on from those it has running. Within a
-        round come first the visitors that run already (their round began earlier), then the others
-        by how long they have waited unserved.
+        The round of a ticket is the one after its arrival, and after its visitor's ticket before
+        it; within a round whoever was served longest ago comes first. Nothing but an arrival can
+        put somebody back.
         """
-        busy = Counter(ticket.visitor for ticket in self.running)
-        seen: Counter[str] = Counter()
-        since: dict[str, int] = {}
-        keyed = []
+        rounds: dict[int, list[Ticket]] = {}
+        before = {visitor: round for visitor, (round, _) in self.served.items()}
         for ticket in self.waiting:
-            visitor = ticket.visitor
-            since.setdefault(visitor, max(ticket.number, self.ended.get(visitor, 0)))
-            turn = busy[visitor] + seen[visitor]
-            keyed.append(((turn, not busy[visitor], since[visitor], ticket.number), ticket))
-            seen[visitor] += 1
-        return [ticket for _, ticket in sorted(keyed, key=lambda pair: pair[0])]
+            round = max(ticket.round, before.get(ticket.visitor, 0)) + 1
+            rounds.setdefault(round, []).append(ticket)
+            before[ticket.visitor] = round
+        last = {visitor: turn for visitor, (_, turn) in self.served.items()}
+        order: list[tuple[int, Ticket]] = []
+        for round in sorted(rounds):
+            for ticket in sorted(rounds[round], key=lambda t: (last.get(t.visitor, 0), t.number)):
+                last[ticket.visitor] = LATER + len(order)
+                order.append((round, ticket))
+        return order
+
+    def forget(self) -> None:
+        """Visitors that are not here and were served in an earlier round are as good as new."""
+        here = {ticket.visitor for ticket in self.waiting}
+        self.served = {
+            visitor: turn
+            for visitor, turn in self.served.items()
+            if visitor in here or turn[0] >= self.round
+        }
 
 
 class Gate:
@@ -125,6 +141,7 @@ class Gate:
         self.room, self.per_visitor, self.clock = room, per_visitor, clock
         self._lanes: dict[str, Lane] = {}
         self._numbers = itertools.count(1)
+        self._turn_seconds: dict[str, float] = {}  # by lane, for as long as the page lives
 
     def enter(
         self, lane: str, visitor: str, slots: int = 1, per_visitor: int | None = None
@@ -137,10 +154,9 @@ class Gate:
         here = self._lanes.setdefault(lane, Lane(slots))
         here.slots = slots
         if here.waiting or len(here.running) >= slots:
-            self._check_room(
-                here, visitor, self.per_visitor if per_visitor is None else per_visitor
-            )
-        ticket = Ticket(self, lane, visitor, next(self._numbers))
+            most = self.per_visitor if per_visitor is None else per_visitor
+            self._check_room(lane, visitor, most)
+        ticket = Ticket(self, lane, visitor, next(self._numbers), here.round)
         here.waiting.append(ticket)
         self._advance(here)
         return ticket
@@ -153,19 +169,21 @@ class Gate:
             "waiting": sum(len(lane.waiting) for lane in lanes),
         }
 
-    def _check_room(self, here: Lane, visitor: str, per_visitor: int) -> None:
+    def _check_room(self, key: str, visitor: str, per_visitor: int) -> None:
         waiting = [ticket for lane in self._lanes.values() for ticket in lane.waiting]
         own = sum(ticket.visitor == visitor for ticket in waiting)
         if len(waiting) < self.room and own < per_visitor:
             return
-        ahead = len(here.waiting) + len(here.running)
-        seconds = math.ceil(min(LONGEST_RETRY, here.turn_seconds * ahead / here.slots))
-        reason = (
-            f"{len(waiting)} requests are waiting already"
-            if len(waiting) >= self.room
-            else f"you have {own} requests waiting already"
+        lane = self._lanes[key]
+        turns = (len(lane.waiting) + len(lane.running)) / lane.slots
+        each = self._turn_seconds.get(key, FIRST_GUESS)
+        seconds = math.ceil(min(LONGEST_RETRY, each * turns))
+        full, many = len(waiting) >= self.room, len(waiting) if len(waiting) >= self.room else own
+        raise Busy(
+            f"Werkbank is busy: {many} request{'s' * (many != 1)} {'' if full else 'of yours '}"
+            f"wait{'s' * (many == 1)} already. Try again in about {seconds} s.",
+            max(1, seconds),
         )
-        raise Busy(f"Werkbank is busy: {reason}. Try again in about {seconds} s.", max(1, seconds))
 
     def _leave(self, ticket: Ticket) -> None:
         lane = self._lanes[ticket.lane]
@@ -173,8 +191,8 @@ class Gate:
         if began is None:
             lane.waiting.remove(ticket)
         else:
-            lane.turn_seconds += 0.3 * (self.clock() - began - lane.turn_seconds)
-            lane.ended[ticket.visitor] = next(self._numbers)
+            took, before = self.clock() - began, self._turn_seconds.get(ticket.lane)
+            self._turn_seconds[ticket.lane] = took if before is None else before * 0.7 + took * 0.3
         self._advance(lane)
         if not lane.running and not lane.waiting:
             del self._lanes[ticket.lane]
@@ -182,11 +200,11 @@ class Gate:
     def _advance(self, lane: Lane) -> None:
         """Call whoever is next while there are slots, then tell the others where they stand."""
         while lane.waiting and len(lane.running) < lane.slots:
-            ticket = lane.queue()[0]
+            lane.round, ticket = lane.queue()[0]
             lane.waiting.remove(ticket)
             lane.running[ticket] = self.clock()
+            lane.served[ticket.visitor] = lane.round, next(self._numbers)
             ticket._move(0)
-        present = {ticket.visitor for ticket in lane.waiting}
-        lane.ended = {visitor: n for visitor, n in lane.ended.items() if visitor in present}
-        for position, ticket in enumerate(lane.queue(), 1):
+        lane.forget()
+        for position, (_, ticket) in enumerate(lane.queue(), 1):
             ticket._move(position)
