@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from webui import cli
-from webui.setup import handover, start
+from webui.setup import chromium, handover, start
 from webui.setup.pins import ROOT
 
 
@@ -114,3 +114,18 @@ def test_launch_becomes_the_command_in_the_checkout_and_names_no_backend(
     assert words == [*expected, "--port", "7000"] and program == "/env/python"
     assert folder == tmp_path.parent and environment is handover.os.environ
     assert "backends" not in " ".join(words)
+
+
+@pytest.mark.parametrize("browser", ["/usr/bin/chromium", ""])
+def test_tests_are_told_their_browser_and_its_absence_is_said_loudly(
+    browser: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    became: list[Any] = []
+    monkeypatch.setattr(chromium, "provide", lambda: browser)
+    monkeypatch.setattr(handover, "become", lambda *given: became.append(given) or 5)
+    assert cli.main(["test", "-x", "tests/webui"]) == 5
+    command, folder, environment = became[0]
+    assert command == [sys.executable, "-m", "pytest", "-x", "tests/webui"]
+    assert folder == ROOT and environment[chromium.VARIABLE] == browser
+    loud = "!!! NO CHROMIUM, so the browser tests are skipped." in capsys.readouterr().out
+    assert loud == (browser == "")

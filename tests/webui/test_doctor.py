@@ -72,12 +72,23 @@ def test_a_package_is_held_against_its_pin(
     there: str | None, state: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installed, "installed", lambda requirement: there)
-    pins = SimpleNamespace(constraints=Path("assets/constraints.txt"))
-    finding: Finding = installed._package("tiny-lib==2.*", pins)  # type: ignore[arg-type]
+    finding = installed._package("tiny-lib==2.*", "pip install it")
     assert (finding.name, finding.state) == ("tiny-lib", state)
     assert finding.value.startswith(value)
-    if state == "wrong":
-        assert finding.mend.endswith('-c "assets/constraints.txt" "tiny-lib==2.*"')
+    assert finding.mend == ("pip install it" if state == "wrong" else "")
+
+
+def test_all_missing_packages_are_mended_by_one_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(installed, "installed", lambda requirement: None)
+    monkeypatch.setattr(installed, "unmet", lambda requirements: requirements)
+    missing = [f for f in installed.installed_findings() if f.state == "wrong"]
+    assert len(missing) > 10
+    report._show_mends(missing)
+    *_, command = lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(missing) + 1
+    assert '"gradio==6.31.*" "fastapi' in command and 'constraints.txt"' in command
 
 
 def test_a_clock_behind_the_files_is_wrong() -> None:

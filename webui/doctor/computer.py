@@ -59,9 +59,10 @@ def total_ram() -> int:
 def _memory(total: int) -> Finding:
     if not total:
         return Finding("Memory", "not known", "note")
+    shown = f"{total / 2**30:.0f} GiB"
     if total < LITTLE_RAM:
-        return Finding("Memory", size(total), "note", "Load only small models: 8 GB hold more.")
-    return Finding("Memory", size(total))
+        return Finding("Memory", shown, "note", "Load small models only: larger ones need 8 GiB.")
+    return Finding("Memory", shown)
 
 
 def _disk(name: str, folder: Path) -> Finding:

@@ -14,7 +14,6 @@ from typing import Any
 from webui.doctor.finding import Finding
 from webui.setup.chromium import quietly
 from webui.setup.pins import installed
-from webui.setup.talk import size
 
 PAGE = "docs/troubleshooting.md"
 # What needs which compute capability: CUDA's own tables, and bitsandbytes' for NF4 and INT8.
@@ -45,12 +44,17 @@ class Card:
     capability: float
     driver: str
 
+    @property
+    def gib(self) -> int:
+        """Its memory as its maker counts it."""
+        return round(self.total_bytes / 2**30)
+
 
 def gpu_findings() -> Iterator[Finding]:
     """The cards, what they can do, torch's build against them, GGUF."""
     cards, message = find_cards()
     for card in cards:
-        yield Finding("card", f"{card.name}, {size(card.total_bytes)}, driver {card.driver}")
+        yield Finding("card", f"{card.name}, {card.gib} GiB, driver {card.driver}")
         yield ability(card.capability)
     if not cards:
         yield Finding("card", message, "note")

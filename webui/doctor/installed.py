@@ -8,7 +8,16 @@ from pathlib import Path
 
 from webui.doctor.finding import Finding
 from webui.setup.environment import Environment
-from webui.setup.pins import ROOT, Pins, fits, installed, name_of, read_pins, specifier_of
+from webui.setup.pins import (
+    ROOT,
+    Pins,
+    fits,
+    installed,
+    name_of,
+    read_pins,
+    specifier_of,
+    unmet,
+)
 from webui.setup.talk import SetupFailed
 
 
@@ -21,13 +30,14 @@ def installed_findings(setup_failure: SetupFailed | None = None) -> Iterator[Fin
     own = Environment(ROOT).folder
     kind = ".venv" if Path(sys.prefix).resolve() == own.resolve() else "this Python's own"
     yield Finding("Environment", f"{kind} ({sys.prefix})")
-    yield from (_package(requirement, pins) for requirement in pins.dependencies)
+    lacking = " ".join(f'"{requirement}"' for requirement in unmet(pins.dependencies))
+    mend = f'{sys.executable} -m pip install -c "{pins.constraints}" {lacking}'
+    yield from (_package(requirement, mend) for requirement in pins.dependencies)
     yield _starter(pins)
 
 
-def _package(requirement: str, pins: Pins) -> Finding:
+def _package(requirement: str, mend: str) -> Finding:
     name, wanted, version = name_of(requirement), specifier_of(requirement), installed(requirement)
-    mend = f'{sys.executable} -m pip install -c "{pins.constraints}" "{requirement}"'
     if version is None:
         return Finding(name, f"missing (wanted: {wanted or 'any'})", "wrong", mend)
     if not fits(version, wanted):

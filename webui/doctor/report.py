@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 
 from webui.doctor.computer import computer_findings, folder_of
@@ -66,9 +67,15 @@ def _show_verdict(findings: list[Finding]) -> None:
         print(paint("What is wrong, and what mends it", "bold", tty))
     else:
         print(paint("Nothing is wrong that stops Werkbank.", "green", tty))
-    for finding in wrong:
-        print(f"  {finding.name}: {finding.value}\n      {finding.mend}")
+    _show_mends(wrong)
     if better:
         print(paint("\nWhat could be better", "bold", tty))
-    for finding in better:
-        print(f"  {finding.name}: {finding.value}\n      {finding.mend}")
+    _show_mends(better)
+
+
+def _show_mends(findings: list[Finding]) -> None:
+    """Each finding, and below those that one command mends, that command once."""
+    for mend, together in groupby(findings, key=lambda finding: finding.mend):
+        for finding in together:
+            print(f"  {finding.name}: {finding.value}")
+        print(f"      {mend}")
