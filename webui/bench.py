@@ -289,6 +289,7 @@ class Bench:
         return {
             "status": "ok",
             "workers": [r.status() for r in self.supervisor.residents.values()],
+            "spare": self.supervisor.spare_state,
             "jobs": [],
             "gpu": reading.to_json(),
             "gate": self.gate.snapshot(),

@@ -114,6 +114,13 @@ class Supervisor:
         children += [self.spare] if self.spare else []
         await asyncio.gather(*(c.stop() for c in children if c.alive))
 
+    @property
+    def spare_state(self) -> str:
+        """Of the warm spare: none, warming (it imports), ready. A load takes it in any state."""
+        if not (self.spare and self.spare.alive):
+            return "none"
+        return "ready" if self.spare.preloaded.is_set() else "warming"
+
     # Loading
 
     def admit(self, backend: str, model: str, options: dict[str, Any], label: str = "") -> Resident:
