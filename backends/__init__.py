@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from backends.base import Backend
+from backends.chat.llama_cpp import LlamaCpp
+from backends.chat.transformers_chat import TransformersChat
 from backends.echo import Echo
 
-BACKENDS: dict[str, type[Backend]] = {b.card.name: b for b in (Echo,)}
+BACKENDS: dict[str, type[Backend]] = {b.card.name: b for b in (LlamaCpp, TransformersChat, Echo)}

@@ -1,0 +1,251 @@
+"""Chat with a GGUF model through llama.cpp (the wheel `xllamacpp`). The default on a CPU."""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from backends.base import Backend, Card, ModelRef, Refused
+from backends.chat import usage
+from backends.chat.params import ChatParams
+from backends.chat.template import PLAIN_NOTE, ChatTemplate
+from backends.events import Done, Event, Notice, Progress, Text
+from backends.models import library
+from backends.models.gguf_header import read_header
+from backends.params import Params, setting
+
+CPU_BATCH = 64  # prompt tokens between two looks at Stop: 0.3 s for a small model, 5 % slower
+GPU_BATCH = 512
+SOCKET_PATH_BYTES = 100  # the system takes 107 at most, macOS 103
+Chunk = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LlamaCppOptions(Params):
+    """How a GGUF model is loaded."""
+
+    context_length: int = setting(
+        0, "Context length", min=0, max=1_048_576, step=256, unit="tokens",
+        help="How much text the model sees at once; memory grows with it. "
+        "0: automatic, up to 8192.",
+    )  # fmt: skip
+    gpu_layers: int = setting(
+        -1, "Layers on the GPU", min=-1, max=1000, advanced=True,
+        help="-1: as many as fit. Does nothing in a build of llama.cpp that runs on the CPU only.",
+    )  # fmt: skip
+    threads: int = setting(
+        0, "Threads", min=0, max=512, advanced=True,
+        help="0: automatic, one less than the processor has cores.",
+    )  # fmt: skip
+
+
+class LlamaCpp(Backend):
+    """One GGUF model in llama.cpp's server object, asked in process."""
+
+    card = Card(
+        name="llama_cpp",
+        task="chat",
+        params=ChatParams,
+        load_options=LlamaCppOptions,
+        formats=("gguf",),
+        label="llama.cpp",
+        preload=("xllamacpp",),
+        memory_factor=1.4,
+    )
+
+    def load(self, model: ModelRef, options: LlamaCppOptions) -> None:
+        path = library.prepare(model)
+        if path.suffix != ".gguf":
+            raise Refused(f"{model} is not a GGUF file.", "Load it with the transformers backend.")
+        header = read_header(path)
+        trained = header.of_architecture("context_length", 0)
+        # llama.cpp rounds up to whole 256s; the number that the user sees is the one that holds.
+        context = usage.context_length(options.context_length, trained)
+        self.context_length = -(-context // 256) * 256
+        self.bos = header.token("bos")
+        source = header.values.get("tokenizer.chat_template", "")
+        self.template = ChatTemplate(str(source), {"bos_token": self.bos,
+                                                   "eos_token": header.token("eos")})  # fmt: skip
+        self.report(Progress(0, 0, f"opening {path.name}"))
+        self.server = open_server(str(path), self.context_length, options)
+        self.adds_bos = self.bos and self.count_tokens(self.bos) == 2
+
+    def run(self, params: ChatParams) -> Iterator[Event]:
+        meter = usage.Meter(usage.draw_seed(params.seed), self.context_length)
+        prompt = self.template.render(params.conversation())
+        if self.adds_bos:  # and most templates write it too
+            prompt = prompt.removeprefix(self.bos)
+        if self.template.plain:
+            yield Notice(PLAIN_NOTE)
+        last: Chunk = {}
+        request = request_of(prompt, params, meter.seed, self.context_length)
+        with closing(Completion(self.server, request, self.cancelled)) as completion:
+            for chunk in completion:
+                if "error" in chunk:
+                    raise _as_refused(chunk["error"])
+                last = chunk
+                progress = chunk.get("prompt_progress")
+                if progress and progress["total"] > CPU_BATCH:
+                    yield Progress(progress["processed"], progress["total"], "reading the prompt")
+                text = chunk["choices"][0]["text"]
+                if text:
+                    meter.token()
+                    yield Text(text)
+        yield self._done(meter, last)
+
+    def _done(self, meter: usage.Meter, last: Chunk) -> Done:
+        timings = last.get("timings") or {}
+        reason = (last.get("choices") or [{}])[0].get("finish_reason")
+        read = timings.get("cache_n", 0) + timings.get("prompt_n", 0)
+        written = timings.get("predicted_n", 0)
+        return Done(
+            cancelled=reason is None,
+            usage=meter.usage(read, written, reason or "stop"),
+        )
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens `text` makes. Costs the reading of them: for short texts."""
+        with closing(Completion(self.server, {"prompt": text, "n_predict": 0})) as completion:
+            return sum(chunk["usage"]["prompt_tokens"] for chunk in completion)
+
+    def unload(self) -> None:
+        self.template.close()
+        del self.server
+
+
+def request_of(prompt: str, params: ChatParams, seed: int, context: int) -> Chunk:
+    """One completion as llama.cpp's server takes it (tools/server/README.md, /completion)."""
+    return {
+        "prompt": prompt,
+        "stream": True,
+        "n_predict": params.max_new_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k,
+        "min_p": params.min_p,
+        "repeat_penalty": params.repetition_penalty,
+        "repeat_last_n": context,  # all that came before, as transformers counts it
+        "seed": seed,
+        "stop": list(params.stop),
+        "cache_prompt": True,  # what a conversation had before is not read again
+        "return_progress": True,  # the callback, and so Stop, is also asked while reading
+        "timings_per_token": True,  # so that a stopped answer knows its tokens
+    }
+
+
+def open_server(path: str, context: int, options: LlamaCppOptions) -> Any:
+    """llama.cpp's server object, with nothing to be reached from outside."""
+    import xllamacpp
+
+    given = xllamacpp.CommonParams()
+    given.model.path = path
+    given.n_ctx = context
+    given.n_parallel = 1
+    given.n_gpu_layers = options.gpu_layers
+    given.fit_params = options.gpu_layers < 0
+    given.n_batch = given.n_ubatch = GPU_BATCH if _has_gpu(xllamacpp) else CPU_BATCH
+    count = usage.threads(options.threads)
+    given.cpuparams.n_threads = given.cpuparams_batch.n_threads = count
+    given.n_threads_http = 1
+    given.cache_ram_mib = 0  # it would keep up to 8 GB of old conversations
+    given.warmup = False  # loading counts one token, which is warmth enough
+    # Templates are rendered by us, apart. Any one given here keeps llama.cpp from parsing the
+    # model's own, which a template nested 20,000 deep answers with a segmentation fault.
+    given.chat_template = "chatml"
+    given.offline = True
+    given.ui = given.endpoint_slots = given.endpoint_props = False
+    given.verbosity = 1  # errors only, to stderr
+    with private_address(given):
+        try:
+            return xllamacpp.Server(given)
+        except RuntimeError as error:
+            raise Refused(
+                f"llama.cpp could not open {os.path.basename(path)}.",
+                "It may need more memory than is free, or a newer build of xllamacpp; the "
+                "worker's log says more.",
+                str(error),
+            ) from error
+
+
+def _has_gpu(xllamacpp: Any) -> bool:
+    return any("GPU" in str(device["type"]) for device in xllamacpp.get_device_info())
+
+
+@contextmanager
+def private_address(given: Any) -> Iterator[None]:
+    """Where the server listens: it insists on doing so, with no password.
+
+    A socket file in a folder of our own, gone as soon as the server stands: nobody can reach it
+    then. Windows gets a loopback port with a random key.
+    """
+    given.api_keys = [secrets.token_urlsafe(32)]
+    if sys.platform == "win32":
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="llama-")  # mode 0700
+    if len(os.fsencode(folder)) + len("/x.sock") > SOCKET_PATH_BYTES:
+        os.rmdir(folder)
+        folder = tempfile.mkdtemp(prefix="llama-", dir="/tmp")
+    given.hostnames = [f"{folder}/x.sock"]
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+
+
+class Completion:
+    """One request, worked on by a thread of its own. Iterate over its chunks; `close` stops it."""
+
+    def __init__(
+        self, server: Any, request: Chunk, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.chunks: queue.SimpleQueue[Chunk | Exception | None] = queue.SimpleQueue()
+        self.stopped = threading.Event()
+        self.cancelled = cancelled
+        self.thread = threading.Thread(target=self._work, args=(server, request), daemon=True)
+        self.thread.start()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        while (chunk := self.chunks.get()) is not None:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    def close(self) -> None:
+        """Returns when llama.cpp has stopped, after one token or one batch of the prompt."""
+        self.stopped.set()
+        self.thread.join()
+
+    def _work(self, server: Any, request: Chunk) -> None:
+        try:
+            server.handle_completions(request, self._hear)
+        except Exception as error:  # handed to the thread that asked
+            self.chunks.put(error)
+        finally:
+            self.chunks.put(None)
+
+    def _hear(self, chunk: Chunk) -> bool:
+        """Called for each token; true stops. An exception in here would be lost without a word."""
+        self.chunks.put(chunk)
+        return self.stopped.is_set() or self.cancelled()
+
+
+def _as_refused(error: Chunk) -> Refused:
+    if error.get("type") == "exceed_context_size_error":
+        try:
+            usage.check_prompt(error["n_prompt_tokens"], error["n_ctx"])
+        except Refused as refused:
+            return refused
+    return Refused(
+        f"llama.cpp refused the request: {error.get('message', error)}.",
+        "Change the settings, or load the model again.",
+    )

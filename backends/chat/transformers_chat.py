@@ -1,0 +1,225 @@
+"""Chat with a safetensors model through transformers, on the CPU or on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.base import Backend, Card, ModelRef, Refused
+from backends.chat import usage
+from backends.chat.params import ChatParams
+from backends.chat.template import PLAIN_NOTE, ChatTemplate
+from backends.chat.text_stream import TextStream
+from backends.chat.token_loop import TokenLoop
+from backends.events import Done, Event, Notice, Progress, Text
+from backends.models import library
+from backends.models.facts import read_facts
+from backends.params import Params, setting
+
+CPU_CHUNK, GPU_CHUNK = 64, 512  # prompt tokens between two looks at Stop
+
+
+@dataclass(frozen=True)
+class TransformersOptions(Params):
+    """How a safetensors model is loaded."""
+
+    quantisation: str = setting(
+        "auto", "Quantisation",
+        choices=(
+            ("auto", "Automatic (NF4 on a GPU, fp32 on a CPU)"), ("nf4", "NF4: 4 bits"),
+            ("int8", "INT8: 8 bits"), ("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"),
+        ),
+        help="How exactly the weights are kept. NF4 takes a quarter of the memory of bf16.",
+    )  # fmt: skip
+    device: str = setting(
+        "auto", "Device", choices=(("auto", "Automatic"), ("cuda", "GPU"), ("cpu", "CPU"))
+    )
+    context_length: int = setting(
+        0, "Context length", min=0, max=1_048_576, step=256, unit="tokens",
+        help="How much text the model sees at once; memory grows with it. "
+        "0: automatic, up to 8192.",
+    )  # fmt: skip
+
+
+class TransformersChat(Backend):
+    """One causal language model in transformers."""
+
+    card = Card(
+        name="transformers",
+        task="chat",
+        params=ChatParams,
+        load_options=TransformersOptions,
+        formats=("safetensors",),
+        label="transformers",
+        preload=(
+            "torch",
+            "transformers.modeling_utils",
+            "transformers.models.auto.modeling_auto",
+            "transformers.models.auto.tokenization_auto",
+            "transformers.models.llama.modeling_llama",
+        ),
+        memory_factor=1.2,
+    )
+
+    def load(self, model: ModelRef, options: TransformersOptions) -> None:
+        path = library.prepare(model, self.report, self.cancelled)
+        if not (path / "config.json").is_file():
+            raise Refused(
+                f"{model} is not a safetensors model with its config.json.",
+                "Load GGUF files with llama.cpp, or put the whole model folder there.",
+            )
+        import torch
+
+        torch.set_num_threads(usage.threads())
+        device, quantisation = choose(options, torch.cuda.is_available())
+        self.context_length = usage.context_length(
+            options.context_length, read_facts(path).context_length
+        )
+        self.report(Progress(0, 0, f"opening {model.name} as {quantisation} on the {device}"))
+        self.tokenizer, self.model = open_model(path, device, quantisation)
+        self.template = ChatTemplate(template_of(self.tokenizer), special_tokens(self.tokenizer))
+        chunk = CPU_CHUNK if device == "cpu" else GPU_CHUNK
+        self.loop = TokenLoop(self.model, end_tokens(self.tokenizer, self.model), chunk)
+        self.decode = functools.partial(
+            self.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        self.loop.warm_up()  # else the first answer waits for it, and memory is measured too low
+
+    def run(self, params: ChatParams) -> Iterator[Event]:
+        meter = usage.Meter(usage.draw_seed(params.seed), self.context_length)
+        text = self.template.render(params.conversation())
+        prompt = self.tokenizer.encode(text, add_special_tokens=False)
+        usage.check_prompt(len(prompt), self.context_length)
+        if self.template.plain:
+            yield Notice(PLAIN_NOTE)
+        limit = min(params.max_new_tokens, self.context_length - len(prompt))
+        stream, written, reason = TextStream(self.decode, params.stop), 0, "length"
+        tokens = self.loop.tokens(prompt, params, meter.seed, limit, self.cancelled)
+        with closing(tokens):  # type: ignore[type-var]
+            for token in tokens:
+                if isinstance(token, Progress):
+                    yield token
+                    continue
+                meter.token()
+                written += 1
+                delta = stream.push(token)
+                if delta:
+                    yield Text(delta)
+                if stream.stopped or token in self.loop.ends:
+                    reason = "stop"
+                    break
+        rest = "" if stream.stopped else stream.end()
+        if rest:
+            yield Text(rest)
+        stopped = self.cancelled() and reason == "length"
+        yield Done(stopped, meter.usage(len(prompt), written, "stop" if stopped else reason))
+
+    def unload(self) -> None:
+        self.template.close()
+        del self.model, self.loop, self.tokenizer, self.decode
+
+    def memory(self) -> dict[str, int]:
+        import torch
+
+        if not torch.cuda.is_initialized():
+            return {}
+        return {
+            "cuda_allocated_bytes": torch.cuda.memory_allocated(),
+            "cuda_peak_bytes": torch.cuda.max_memory_reserved(),
+        }
+
+
+def choose(options: TransformersOptions, has_gpu: bool) -> tuple[str, str]:
+    """Device and quantisation, with the automatic ones decided. Raises Refused without a GPU."""
+    device = options.device
+    if device == "auto":
+        device = "cuda" if has_gpu else "cpu"
+    if device == "cuda" and not has_gpu:
+        raise Refused(
+            "PyTorch finds no NVIDIA GPU on this computer.",
+            "Choose the CPU, or run `python launch.py doctor` to see what is missing.",
+        )
+    quantisation = options.quantisation
+    if quantisation == "auto":
+        quantisation = "nf4" if device == "cuda" else "fp32"
+    return device, quantisation
+
+
+def open_model(path: Path, device: str, quantisation: str) -> tuple[Any, Any]:
+    """Tokenizer and model. Raises Refused where transformers cannot make sense of the folder."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # it would fill the worker's log
+    common = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **common)
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            path,
+            use_safetensors=True,
+            device_map={"": device},
+            output_loading_info=True,
+            **weights(device, quantisation),
+            **common,
+        )
+    except (ValueError, KeyError, ImportError, OSError) as error:
+        first = str(error).strip().partition("\n")[0][:300]
+        raise Refused(
+            f"transformers could not open {path.name}: {first}",
+            "Check that the model's folder is complete, or use another model.",
+            str(error),
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:  # they would be filled with random numbers
+        raise Refused(
+            f"The model {path.name} lacks {len(missing)} of its tensors, such as {missing[0]}.",
+            "Download it again.",
+        )
+    return tokenizer, model.eval()
+
+
+def weights(device: str, quantisation: str) -> dict[str, Any]:
+    """What `from_pretrained` takes to keep the weights as `quantisation` says."""
+    import torch
+    import transformers
+
+    plain = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if quantisation in plain:
+        return {"dtype": plain[quantisation]}
+    if quantisation == "int8":
+        return {
+            "dtype": torch.float16,  # what LLM.int8 computes with; it casts anything else each time
+            "quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True),
+        }
+    has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    dtype = torch.bfloat16 if has_bf16 else torch.float16 if device == "cuda" else torch.float32
+    four_bits = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"dtype": dtype, "quantization_config": four_bits}
+
+
+def template_of(tokenizer: Any) -> str:
+    """The model's chat template, of several the one named default; "" where it has none."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default", "")
+    return template or ""
+
+
+def special_tokens(tokenizer: Any) -> dict[str, str]:
+    """The tokens that a template may name, such as `bos_token`."""
+    return {k: str(v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+
+
+def end_tokens(tokenizer: Any, model: Any) -> set[int]:
+    """Every token that ends an answer."""
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    known = ends if isinstance(ends, list) else [ends]
+    return {int(i) for i in (*known, tokenizer.eos_token_id) if i is not None}

@@ -1,0 +1,76 @@
+"""What every chat backend says after an answer, and the limits it checks before one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.base import Refused
+
+AUTOMATIC_CONTEXT = 8192  # tokens, at most, where the user asks for none: memory grows with it
+
+
+def threads(asked: int = 0) -> int:
+    """How many to compute with. One core stays free for the page: with all of them taken, two
+    busy processes on two cores fell from 80 tokens/s to between 3 and 37."""
+    return asked or max(1, (os.cpu_count() or 2) - 1)
+
+
+def context_length(asked: int, trained: int) -> int:
+    """The context to load with, in tokens. Raises Refused above what the model was trained for."""
+    if trained and asked > trained:
+        raise Refused(
+            f"The model was trained for a context of {trained:,} tokens, not {asked:,}.",
+            f"Choose at most {trained:,}, or 0 for automatic.",
+        )
+    return asked or min(trained or AUTOMATIC_CONTEXT, AUTOMATIC_CONTEXT)
+
+
+def check_prompt(tokens: int, context: int) -> None:
+    """Raises Refused where a prompt leaves no room for an answer."""
+    if tokens >= context:
+        raise Refused(
+            f"The conversation is {tokens:,} tokens long, and the context takes {context:,}.",
+            "Start a new conversation, shorten the message, or load the model with a longer "
+            "context.",
+        )
+
+
+def draw_seed(seed: int) -> int:
+    """`seed`, or a new one where it is -1."""
+    return secrets.randbelow(2**31 - 1) if seed < 0 else seed
+
+
+@dataclass
+class Meter:
+    """Times one answer, from the call of `run` on."""
+
+    seed: int
+    context_length: int
+    started: float = field(default_factory=time.monotonic)
+    first: float = 0.0
+
+    def token(self) -> None:
+        """Call at each token; the first one counts."""
+        self.first = self.first or time.monotonic()
+
+    def usage(
+        self, prompt_tokens: int, completion_tokens: int, finish_reason: str
+    ) -> dict[str, Any]:
+        """`tokens_per_second` is the speed of writing: reading the prompt is not in it."""
+        now = time.monotonic()
+        first = self.first or now
+        writing, written = now - first, completion_tokens - 1
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "finish_reason": finish_reason,
+            "first_token_seconds": round(first - self.started, 4),
+            "seconds": round(now - self.started, 4),
+            "tokens_per_second": round(written / writing, 2) if written > 0 < writing else 0.0,
+            "seed": self.seed,
+            "context_length": self.context_length,
+        }
