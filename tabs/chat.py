@@ -10,15 +10,18 @@ import gradio as gr
 
 from backends.base import Refused
 from backends.chat.params import ChatParams
+from backends.models.library import Listed
 from backends.params import read
+from webui.answers import Answer
 from webui.bench import Bench
 from webui.chat_view import chatbot_value, status_of
 from webui.conversation_panel import build_conversation_list, conversation_list, selected
 from webui.form import Form, build_form
-from webui.model_picker import Picker, build_model_picker, model_status, problem
+from webui.model_picker import Picker, build_model_picker, line, model_status, problem
 
 TITLE = "Chat"
 LISTED = 60  # conversations in the list
+VIEWS = 1000  # open pages to keep in mind
 PLACEHOLDER = (
     "### Ask something\nThe model on the right answers. It loads by itself with your first message."
 )
@@ -27,6 +30,7 @@ LATEX = [
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
+SAME_AGAIN = "At temperature 0 the answer stays the same. Raise it to get another one."
 REMEMBERED = "() => [localStorage.getItem('werkbank.conversation') || '']"
 REMEMBER = "(id) => { localStorage.setItem('werkbank.conversation', id); return id; }"
 
@@ -45,6 +49,45 @@ class Parts:
 
     def outputs(self) -> list[Any]:
         return [self.current, self.conversations, self.log, self.status, self.send, self.stop]
+
+
+class Views:
+    """What each browser page looks at: a follower of something else keeps quiet."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}
+
+    def take(self, page: str) -> View:
+        self._newest[page] = self._newest.pop(page, 0) + 1
+        while len(self._newest) > VIEWS:
+            del self._newest[next(iter(self._newest))]
+        return View(self, page, self._newest[page])
+
+    def newest(self, page: str) -> int:
+        return self._newest.get(page, 0)
+
+
+@dataclass(frozen=True)
+class View:
+    """One look of one page at one conversation, until the page looks at another."""
+
+    views: Views
+    page: str
+    number: int
+
+    @property
+    def current(self) -> bool:
+        return self.views.newest(self.page) == self.number
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A press of Send, or of Retry where `text` is None. `values` are the settings as shown."""
+
+    text: str | None
+    current: str
+    values: tuple[Any, ...]
+    view: View
 
 
 def build(bench: Bench) -> None:
@@ -72,7 +115,10 @@ def build(bench: Bench) -> None:
         with gr.Column(scale=2, min_width=260, elem_classes="right"):
             picker = build_model_picker(bench, "chat")
             with gr.Group(elem_classes="panel"):
-                form = build_form(ChatParams, prefix="chat")
+                first = picker.first
+                form = build_form(
+                    ChatParams, prefix="chat", values=first.settings if first else None
+                )
     current = gr.Textbox(visible=False, elem_id="chat-current")
     parts = Parts(current, conversations, log, status, box, send, stop)
     _wire(bench, parts, picker, form, new)
@@ -81,31 +127,48 @@ def build(bench: Bench) -> None:
 def _wire(bench: Bench, parts: Parts, picker: Picker, form: Form, new: Any) -> None:
     settings = [*picker.inputs, *form.components]
 
-    async def send(text: str, current: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        async for update in ask(bench, parts, picker, form, text, current, values):
+    views = Views()
+
+    async def send(
+        request: gr.Request, text: str, current: str, *values: Any
+    ) -> AsyncIterator[dict[Any, Any]]:
+        asked = Asked(text, current, values, views.take(page_of(request)))
+        async for update in ask(bench, parts, picker, form, asked):
             yield update
 
-    async def again(current: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        async for update in ask(bench, parts, picker, form, None, current, values):
+    async def again(
+        request: gr.Request, current: str, *values: Any
+    ) -> AsyncIterator[dict[Any, Any]]:
+        asked = Asked(None, current, values, views.take(page_of(request)))
+        async for update in ask(bench, parts, picker, form, asked):
             yield update
 
-    async def open_one(current: str) -> AsyncIterator[dict[Any, Any]]:
-        async for update in follow(bench, parts, current):
+    async def open_first(request: gr.Request, current: str) -> AsyncIterator[dict[Any, Any]]:
+        async for update in follow(bench, parts, current, views.take(page_of(request))):
             yield update
 
-    async def choose(event: gr.EventData) -> AsyncIterator[dict[Any, Any]]:
-        async for update in follow(bench, parts, selected(event)):
+    async def choose(request: gr.Request, event: gr.EventData) -> AsyncIterator[dict[Any, Any]]:
+        yield {parts.status: ""}
+        async for update in follow(bench, parts, selected(event), views.take(page_of(request))):
             yield update
 
     def stop(current: str) -> None:
         if answer := bench.answers.of(current):
             bench.answers.stop(answer)
 
-    def start_new() -> dict[Any, Any]:
-        return {**shown(bench, parts, ""), parts.box: ""}
+    def start_new(request: gr.Request) -> dict[Any, Any]:
+        views.take(page_of(request))
+        return {**shown(bench, parts, ""), parts.box: "", parts.status: ""}
+
+    def listed_as(name: str) -> Listed | None:
+        return next((m for m in bench.models("chat") if m.id == name), None)
 
     def state_of_model(name: str) -> str:
-        return model_status(bench, next((m for m in bench.models("chat") if m.id == name), None))
+        return model_status(bench, listed_as(name))
+
+    def settings_of_model(name: str) -> list[Any]:
+        listed = listed_as(name)
+        return form.fill(listed.settings if listed else {})
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     sent = gr.on(
@@ -115,36 +178,34 @@ def _wire(bench: Bench, parts: Parts, picker: Picker, form: Form, new: Any) -> N
     retried = parts.log.retry(again, [parts.current, *settings], parts.outputs(), **quiet)
     for event in (sent, retried):
         event.then(state_of_model, picker.model, picker.status, queue=False, **quiet)
+    picker.model.change(
+        settings_of_model, picker.model, list(form.components), queue=False, **quiet
+    )
     parts.stop.click(stop, parts.current, None, queue=False, **quiet)
     new.click(start_new, None, [*parts.outputs(), parts.box], queue=False, **quiet)
     parts.conversations.select(choose, None, parts.outputs(), **quiet)
     parts.current.change(None, parts.current, parts.current, js=REMEMBER)
     gr.context.Context.root_block.load(
-        open_one, parts.current, parts.outputs(), js=REMEMBERED, **quiet
+        open_first, parts.current, parts.outputs(), js=REMEMBERED, **quiet
     )
 
 
+def page_of(request: gr.Request) -> str:
+    """One open browser page; at the gate, one visitor."""
+    return f"page:{request.session_hash}"
+
+
 async def ask(
-    bench: Bench,
-    parts: Parts,
-    picker: Picker,
-    form: Form,
-    text: str | None,
-    current: str,
-    values: tuple[Any, ...],
+    bench: Bench, parts: Parts, picker: Picker, form: Form, asked: Asked
 ) -> AsyncIterator[dict[Any, Any]]:
-    """Send `text`, or answer the last message again where it is None; then follow the answer."""
+    """Begin the answer, then follow it."""
     try:
         count = len(picker.inputs)
-        listed, options = picker.chosen(values[:count])
-        settings = form.read(values[count:])
-        conversation = prepare(bench, text, current, settings, listed.id)
+        listed, options = picker.chosen(asked.values[:count])
+        settings = form.read(asked.values[count:])
+        conversation = prepare(bench, asked, settings, listed.id)
     except (Refused, ValueError) as error:
-        yield (
-            {parts.status: problem(str(error)), parts.box: gr.skip()}
-            if text is not None
-            else {parts.status: problem(str(error))}
-        )
+        yield {parts.status: problem(str(error))}
         return
     history = [m for m in bench.store.messages(conversation) if m.text or m.role == "user"]
     turns = [{"role": m.role, "content": m.text} for m in history]
@@ -152,28 +213,30 @@ async def ask(
         conversation, "assistant", "", state="streaming", model=listed.id
     )
     loaded = bench.resident_of(listed)
-    bench.answers.start(
+    answer = bench.answers.start(
         conversation, message.id, listed, {**settings, "messages": turns},
         options=options if loaded is None or loaded.options != options else None,
+        visitor=asked.view.page,
     )  # fmt: skip
-    if text is not None:
-        yield {parts.box: "", **shown(bench, parts, conversation)}
-    async for update in follow(bench, parts, conversation):
+    if asked.text is not None:
+        yield {parts.box: ""}
+    async for update in follow(bench, parts, conversation, asked.view, answer):
         yield update
+    if asked.text is None and not settings.get("temperature") and asked.view.current:
+        yield {parts.status: line(SAME_AGAIN, "note")}
 
 
-def prepare(
-    bench: Bench, text: str | None, current: str, settings: dict[str, Any], model: str
-) -> str:
+def prepare(bench: Bench, asked: Asked, settings: dict[str, Any], model: str) -> str:
     """The conversation to answer in, its last message the user's. Raises Refused or ValueError."""
+    text, current = asked.text, asked.current
     if bench.answers.of(current):
         raise Refused("The last answer is still being written.", "Stop it, or wait for its end.")
     if text is None:
         turns = bench.store.messages(current)
-        asked = [m for m in turns if m.role == "user"]
-        if not asked:
+        questions = [m for m in turns if m.role == "user"]
+        if not questions:
             raise Refused("There is nothing to answer again.", "Write a message first.")
-        bench.store.rewind(current, asked[-1].id)
+        bench.store.rewind(current, questions[-1].id)
         return current
     read(ChatParams, {**settings, "messages": [{"role": "user", "content": text}]})
     known = current and bench.store.conversation(current)
@@ -182,16 +245,23 @@ def prepare(
     return conversation
 
 
-async def follow(bench: Bench, parts: Parts, current: str) -> AsyncIterator[dict[Any, Any]]:
-    """Show a conversation; where an answer is under way in it, until that ends."""
-    answer = bench.answers.of(current)
+async def follow(
+    bench: Bench, parts: Parts, current: str, view: View, answer: Answer | None = None
+) -> AsyncIterator[dict[Any, Any]]:
+    """Show a conversation; where an answer is under way in it, until that ends.
+
+    When the page turns to another conversation this goes on silently: the answer is still watched.
+    """
+    answer = answer or bench.answers.of(current)
     yield shown(bench, parts, current)
     if answer is None:
         return
     messages = bench.store.messages(current)
     async for live in answer.watch():
-        yield {parts.log: chatbot_value(messages, live), parts.status: status_of(live)}
-    yield {**shown(bench, parts, current), parts.status: status_of(answer)}
+        now = {parts.log: chatbot_value(messages, live), parts.status: status_of(live)}
+        yield now if view.current else {}
+    if view.current:
+        yield {**shown(bench, parts, current), parts.status: status_of(answer)}
 
 
 def shown(bench: Bench, parts: Parts, current: str) -> dict[Any, Any]:
@@ -202,7 +272,6 @@ def shown(bench: Bench, parts: Parts, current: str) -> dict[Any, Any]:
         parts.current: current,
         parts.conversations: conversation_list(bench.store.conversations(LISTED), current),
         parts.log: chatbot_value(messages, answer),
-        parts.status: status_of(answer) if answer else "",
         parts.send: gr.Button(visible=answer is None),
         parts.stop: gr.Button(visible=answer is not None),
     }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ALONE = 3.0  # seconds without a watcher
 SAVE_EVERY = 0.25  # seconds between two writes of a growing answer
 PACE, SLOW_PACE = 0.06, 0.15  # seconds between two looks at it; the second for long answers
+IDLE = 1.0  # seconds
 LONG_CHARACTERS = 16_000
 State = Literal["waiting", "loading", "running", "done", "stopped", "failed"]
 OVER = ("done", "stopped", "failed")
@@ -60,19 +61,23 @@ class Answer:
         self.changed.set()
 
     async def watch(self) -> AsyncGenerator[Answer, None]:
-        """Yields the answer each time it changed, at a pace that a browser can draw."""
+        """Yields the answer each time it changed, at a pace that a browser can draw.
+
+        At least once in `IDLE` seconds even so: only a handler that yields is closed when its
+        browser is gone.
+        """
         self.watchers += 1
-        seen = -1
         try:
             while True:
+                seen = self.version
+                yield self
                 if self.version != seen:
-                    seen = self.version
-                    yield self
-                if self.over and self.version == seen:
+                    continue
+                if self.over:
                     return
                 self.changed.clear()
-                if self.version == seen:
-                    await self.changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), IDLE)
                 await asyncio.sleep(PACE if len(self.text) < LONG_CHARACTERS else SLOW_PACE)
         finally:
             self.watchers -= 1

@@ -94,6 +94,7 @@ def mount_page(app: FastAPI, page: gr.Blocks) -> FastAPI:
         max_file_size=UPLOAD,
         favicon_path=str(ASSETS / "logo.svg"),
         theme=theme(),
+        js=(ASSETS / "page.js").read_text("utf-8"),
         css_paths=[ASSETS / "style.css"],
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
     )

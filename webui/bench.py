@@ -134,7 +134,7 @@ class Bench:
         """
         ref = str(listed.ref)
         if listed.problem:
-            raise Refused(*_sentences(listed.problem))
+            raise Refused(*sentences(listed.problem))
         if ref in self.loadings:
             return self.loadings[ref]
         card = BACKENDS[listed.backend].card
@@ -142,7 +142,7 @@ class Bench:
             try:
                 read(card.load_options, options)
             except ValueError as error:
-                raise Refused(*_sentences(str(error))) from error
+                raise Refused(*sentences(str(error))) from error
         present = self.resident_of(listed)
         keeps = present is not None and (options is None or options == present.options)
         resident = (
@@ -216,7 +216,7 @@ class Bench:
             async for position in ticket.positions():
                 if position:
                     yield Waiting(position)
-            params = with_default_system(params, listed.system)
+            params = with_defaults(params, listed)
             async with contextlib.aclosing(
                 self.supervisor.run(resident, params, on_call)
             ) as events:
@@ -263,6 +263,7 @@ class Bench:
         if resident.state in GONE:
             self.ledger.remove(resident.id)
         elif resident.state == "ready":
+            self.ledger.set_state(resident.id, "ready")
             held = resident.memory.get("cuda_bytes") or resident.memory.get("rss_bytes", 0)
             entry = self.ledger.get(resident.id)
             if entry and entry.measured_bytes is None:
@@ -296,15 +297,16 @@ class Bench:
         }
 
 
-def with_default_system(params: dict[str, Any], system: str) -> dict[str, Any]:
-    """The catalogue's system prompt, where the request brings none of its own."""
+def with_defaults(params: dict[str, Any], listed: Listed) -> dict[str, Any]:
+    """The catalogue's settings and system prompt, where the request brings none of its own."""
     has_own = params.get("system") or any(
         m.get("role") == "system" for m in params.get("messages", [])
     )
-    return params if has_own or not system else {**params, "system": system}
+    system = {} if has_own or not listed.system else {"system": listed.system}
+    return {**listed.settings, **params, **system}
 
 
-def _sentences(text: str) -> tuple[str, str]:
+def sentences(text: str) -> tuple[str, str]:
     """What happened, and what to do."""
     happened, stop, mend = text.partition(". ")
     return (happened + ".", mend) if stop else (text, "")

@@ -22,10 +22,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TRUSTED = "werkbank.trusted"  # key in the ASGI scope: the caller brought the token
 COOKIE_SECONDS = 365 * 86400
+# Gradio needs inline scripts and eval; but nothing may come from, or go to, another host: an
+# answer with a picture's address in it must not tell that host that it was read.
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'"
+)
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"content-security-policy", POLICY.encode()),
 )
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NO_KEY_PAGE = """<!doctype html><meta charset="utf-8"><title>Werkbank</title>

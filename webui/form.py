@@ -38,29 +38,38 @@ def build_form(
     cls: type[Params],
     *,
     prefix: str,
+    values: dict[str, Any] | None = None,
     skip: Iterable[str] = (),
     fold: bool = True,
 ) -> Form:
-    """Place a component for every setting that is not hidden; advanced ones in a fold."""
+    """Place a component for every setting that is not hidden; advanced ones in a fold.
+
+    `values` stand in for the dataclass's defaults at the start.
+    """
+    given = values or {}
     shown = [f for f in fields(cls) if not f.metadata.get("hidden") and f.name not in set(skip)]
     basic = [f for f in shown if not (fold and f.metadata.get("advanced"))]
     advanced = [f for f in shown if f not in basic]
-    placed = {f.name: component(cls, f, prefix) for f in basic}
+
+    def place(f: Field[Any]) -> Any:
+        return component(cls, f, prefix, given.get(f.name, default_of(f)))
+
+    placed = {f.name: place(f) for f in basic}
     if advanced:
         with gr.Accordion("More settings", open=False):
-            placed.update({f.name: component(cls, f, prefix) for f in advanced})
+            placed.update({f.name: place(f) for f in advanced})
     names = tuple(f.name for f in shown)
     return Form(cls, names, tuple(placed[n] for n in names))
 
 
-def component(cls: type[Params], f: Field[Any], prefix: str) -> Any:
-    """The component for one field, chosen by its type and bounds."""
+def component(cls: type[Params], f: Field[Any], prefix: str, value: Any) -> Any:
+    """The component for one field, chosen by its type and bounds, showing `value`."""
     meta, hint = f.metadata, typing.get_type_hints(cls)[f.name]
     unit = f" ({meta['unit']})" if meta.get("unit") else ""
     common: dict[str, Any] = {
         "label": meta["label"] + unit,
         "info": meta.get("help") or None,
-        "value": _as_shown(default_of(f)),
+        "value": _as_shown(value),
         "elem_id": f"{prefix}-{f.name.replace('_', '-')}",
     }
     choices = list(meta.get("choices") or (get_args(hint) if get_origin(hint) is Literal else ()))

@@ -13,7 +13,7 @@ from backends import BACKENDS
 from backends.base import Refused
 from backends.events import Done, Failed, Notice, Progress
 from backends.models.library import Listed
-from webui.bench import Bench
+from webui.bench import Bench, sentences
 from webui.form import Form, build_form
 
 NONE_YET = (
@@ -37,6 +37,12 @@ class Picker:
     groups: dict[str, Any]
 
     @property
+    def first(self) -> Listed | None:
+        """What is chosen when the page opens."""
+        listed = self.bench.models(self.task)
+        return next((m for m in listed if m.id == first_choice(listed)), None)
+
+    @property
     def inputs(self) -> list[Any]:
         return [self.model, *(c for form in self.forms.values() for c in form.components)]
 
@@ -46,6 +52,8 @@ class Picker:
         if not name:
             raise Refused("No model is chosen.", "Pick one from the list.")
         listed = self.bench.find(str(name))
+        if listed.problem:
+            raise Refused(*sentences(listed.problem))
         options: dict[str, Any] = {}
         for backend, form in self.forms.items():
             mine, rest = rest[: len(form.names)], rest[len(form.names) :]
@@ -55,11 +63,14 @@ class Picker:
 
 
 def build_model_picker(bench: Bench, task: str) -> Picker:
+    listed = bench.models(task)
+    first = next((m for m in listed if m.id == first_choice(listed)), None)
     with gr.Group(elem_classes="panel"):
         model = gr.Dropdown(
-            label="Model", choices=[], elem_id=f"{task}-model", interactive=True, filterable=True
-        )
-        status = gr.HTML(elem_id=f"{task}-model-status")
+            [(choice_label(m), m.id) for m in listed], value=first.id if first else None,
+            label="Model", elem_id=f"{task}-model", interactive=True, filterable=True,
+        )  # fmt: skip
+        status = gr.HTML(model_status(bench, first), elem_id=f"{task}-model-status")
         with gr.Row(elem_classes="buttons"):
             load = gr.Button("Load", variant="primary", size="sm", elem_id=f"{task}-load")
             cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{task}-load-cancel")
@@ -68,7 +79,7 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
         with gr.Accordion("How to load it", open=False, elem_id=f"{task}-load-options"):
             for name, backend in BACKENDS.items():
                 if backend.card.task == task:
-                    with gr.Column(visible=False) as groups[name]:
+                    with gr.Column(visible=bool(first and first.backend == name)) as groups[name]:
                         forms[name] = build_form(
                             backend.card.load_options, prefix=f"{task}-{name}", fold=False
                         )
@@ -158,8 +169,7 @@ def first_choice(listed: list[Listed]) -> str | None:
 
 
 def choice_label(listed: Listed) -> str:
-    size = f" · {gigabytes(listed.bytes)}" if listed.bytes else ""
-    return f"{listed.title}{size}" + (" · cannot be loaded" if listed.problem else "")
+    return listed.title + (" · cannot be loaded" if listed.problem else "")
 
 
 def model_status(bench: Bench, listed: Listed | None) -> str:
@@ -170,7 +180,8 @@ def model_status(bench: Bench, listed: Listed | None) -> str:
         return problem(listed.problem)
     resident = bench.resident_of(listed)
     if resident is None:
-        return line("Not loaded. It loads by itself with the first message.", "note")
+        size = f"{gigabytes(listed.bytes)} on disk. " if listed.bytes else ""
+        return line(f"{size}Not loaded: it loads by itself when it is first asked.", "note")
     if resident.state in ("ready", "busy", "stuck"):
         held = resident.memory.get("cuda_bytes") or resident.memory.get("rss_bytes", 0)
         word = {"ready": "Ready", "busy": "Busy", "stuck": "Not responding"}[resident.state]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Row:
     size_mb: int
     context: int = 0
     system: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
     note: str = ""
     source: ModelRef | None = None
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -40,6 +41,7 @@ class Listed:
     parameters: int = 0
     context_length: int = 0
     system: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)  # of a run, where the request is silent
     licence: str = ""
     note: str = ""
     problem: str = ""
@@ -248,7 +250,7 @@ def _from_row(row: Row) -> Listed | None:
     listed = Listed(
         row.id, row.title, row.task, row.ref, row.backend,
         bytes=row.size_mb * 1_000_000, context_length=row.context,
-        system=row.system, licence=row.licence, note=row.note,
+        system=row.system, settings=row.settings, licence=row.licence, note=row.note,
     )  # fmt: skip
     if row.ref.kind == "none":
         return listed

@@ -143,6 +143,13 @@ class Child:
         if pipe and not pipe.is_closing():
             pipe.write(line)
 
+    def resident_bytes(self) -> int:
+        """What the process holds in RAM at this moment; 0 where it is gone."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
+
     def kill(self) -> None:
         """End the process and its children now. What the user sees follows from `ending`."""
         if self.alive and self._process:

@@ -34,6 +34,7 @@ OFFLINE = {
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that cuda:N is NVML's index N
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # counting cards must not make a CUDA context
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8",

@@ -271,7 +271,7 @@ class Supervisor:
         self._state(resident, "unloaded")
         self.residents.pop(resident.id, None)
         if child and child.alive:
-            held = dict(child.memory)
+            held = {**child.memory, "rss_bytes": child.resident_bytes()}
             child.ending = "unloaded"
             await child.stop(grace=1.0)
         return held

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from tests.served import Served
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
              "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
+HARMLESS = ("Failed to load resource", "Content Security Policy")
 PICTURES = Path(__file__).parent / "screenshots"
 
 
@@ -40,24 +41,28 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     errors: list[str] = []
     contexts = []
 
-    def console(message: ConsoleMessage) -> None:
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            errors.append(message.text)
-
-    def opener(served: Served, path: str = "", **options: object) -> Page:
+    def opener(served: Served, path: str = "", *, dies: bool = False, **options: object) -> Page:
+        """`dies`: the test kills the server or leaves the page, so broken connections are fine."""
         context = browser.new_context(
             **{"viewport": {"width": 1440, "height": 810}, **options}  # type: ignore[arg-type]
         )
         contexts.append(context)
         page = context.new_page()
-        page.on(
-            "request",
-            lambda r: (
-                None if r.url.startswith((served.base, "data:", "blob:")) else outside.append(r.url)
-            ),
-        )
-        page.on("pageerror", lambda e: errors.append(str(e)))
-        page.on("console", console)
+
+        def ended(request: Request) -> None:
+            # One that the page's own policy blocked never left the browser.
+            blocked = "csp" in (request.failure or "").lower()
+            if not blocked and not request.url.startswith((served.base, "data:", "blob:")):
+                outside.append(f"{request.url} {request.failure}")
+
+        def failed(text: str) -> None:
+            if not dies and not any(known in text for known in HARMLESS):
+                errors.append(text)
+
+        page.on("requestfinished", ended)
+        page.on("requestfailed", ended)
+        page.on("pageerror", lambda error: failed(str(error)))
+        page.on("console", lambda m: failed(m.text) if m.type == "error" else None)
         page.goto(served.url + path)
         page.get_by_role("tab", name="Chat").wait_for()
         return page
