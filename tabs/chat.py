@@ -259,7 +259,7 @@ async def follow(
     messages = bench.store.messages(current)
     async for live in answer.watch():
         now = {parts.log: chatbot_value(messages, live), parts.status: status_of(live)}
-        yield now if view.current else {}
+        yield now if view.current else {parts.log: gr.skip()}
     if view.current:
         yield {**shown(bench, parts, current), parts.status: status_of(answer)}
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from webui.answers import Answer
-from webui.model_picker import line, problem, progress_bar
+from webui.model_picker import details, line, progress_bar
 from webui.store import Message
 
 STATES = {"stopped": "stopped", "failed": "failed"}
@@ -67,9 +67,12 @@ def speed_of(usage: dict[str, Any]) -> float:
 
 
 def status_of(answer: Answer) -> str:
-    """The line over the input, as HTML: position, loading, nothing while words arrive."""
+    """The line over the input, as HTML: position, loading, nothing while words arrive.
+
+    What went wrong stands under the answer, for good; here are its details.
+    """
     if answer.state == "failed":
-        return problem(answer.note, str(answer.usage.get("detail", "")))
+        return details("Details of what went wrong", str(answer.usage.get("detail", "")))
     if answer.progress and not answer.over:
         return progress_bar(answer.progress, answer.status)
     if answer.note:

@@ -197,8 +197,15 @@ def line(text: str, kind: str) -> str:
 
 def problem(text: str, detail: str = "") -> str:
     """A fault as people read it, with the technical part folded away."""
-    fold = f"<details><summary>Details</summary><pre>{escape(detail)}</pre></details>"
-    return f'<div class="line bad" role="alert">{escape(text)}{fold if detail else ""}</div>'
+    return f'<div class="line bad" role="alert">{escape(text)}</div>{details("Details", detail)}'
+
+
+def details(summary: str, text: str) -> str:
+    """Something technical, folded; nothing where there is no text."""
+    if not text:
+        return ""
+    fold = f"<summary>{escape(summary)}</summary><pre>{escape(text)}</pre>"
+    return f'<div class="line note"><details>{fold}</details></div>'
 
 
 def progress_bar(progress: Progress, word: str) -> str:

@@ -167,9 +167,12 @@ def test_a_killed_worker_is_a_sentence_within_a_second_and_the_next_message_work
     written = answer(page)
     os.kill(server.worker(STARTER).pid, signal.SIGKILL)
     killed = time.monotonic()
-    expect(page.locator("#chat-status")).to_contain_text("killed from outside", timeout=1_000)
+    said = page.locator("#chat-log .bot .told.failed")
+    expect(said).to_contain_text("killed from outside", timeout=1_000)
     assert time.monotonic() - killed < 1.0
     assert answer(page).startswith(written[:30])
+    expect(page.locator("#chat-status details")).to_be_visible()
+    expect(page.locator("#chat-send")).to_be_in_viewport()
     picture(page, "chat-worker-killed")
     send(page, "What is the capital of France?")
     expect(page.locator("#chat-log .bot .usage").last).to_contain_text("tokens/s", timeout=30_000)

@@ -21,7 +21,7 @@ from webui.gpu_panel import ASSETS, build_gpu_strip, resident
 
 ROOT = Path(__file__).parents[2]
 GB = 2**30
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = os.environ.get("WERKBANK_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 HOST = Host(37.0, 6 * GB, 24 * GB, 100 * GB)
 EVIL = "<img src=x onerror=window.hacked=1>"
