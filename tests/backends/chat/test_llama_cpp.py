@@ -194,7 +194,7 @@ backend.unload()
     [
         ("{% if true %}" * 20_000 + "{% endif %}" * 20_000, "refused: The model's chat template"),
         ("{{ ''.__class__.__base__.__subclasses__() }}", "refused: The model's chat template"),
-        ("", "this model brings no chat template"),
+        ("", "Done(cancelled=False"),
     ],
     ids=["nested", "code", "none"],
 )
@@ -205,7 +205,7 @@ def test_a_hostile_template_in_a_model_is_refused_and_not_parsed_by_native_code(
     path = with_template(library.models_folder() / "hostile.gguf", template)
     try:
         out = run_script(HOSTILE, "folder:hostile.gguf")
-        assert says in out if template else "Done" in out
+        assert says in out
     finally:
         path.unlink()
 

@@ -157,5 +157,6 @@ def test_its_process_is_gone_after_close_and_holds_no_secrets(make: type[ChatTem
     process = psutil.Process(one.process.pid)
     assert set(process.environ()) <= {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LC_CTYPE"}
     assert process.memory_info().rss < 60 * 2**20
+    assert "backends" not in " ".join(process.cmdline()[1:])  # so that nobody takes it for a worker
     one.close()
     assert not process.is_running()

@@ -173,6 +173,12 @@ def test_each_quantisation_answers_and_takes_less_memory(
     gc.collect()
 
 
+def test_attention_makes_no_plan_for_each_length(backend: TransformersChat) -> None:
+    import torch
+
+    assert backend.context_length and not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_automatic_is_nf4_on_a_gpu_and_fp32_on_a_cpu() -> None:
     assert choose(TransformersOptions(), has_gpu=True) == ("cuda", "nf4")
     assert choose(TransformersOptions(), has_gpu=False) == ("cpu", "fp32")
@@ -242,6 +248,9 @@ def test_hostile_and_broken_folders_are_sentences(copy: Path) -> None:
     weights.write_bytes(crafted.safetensors()[:-4])
     assert "incomplete" in refused()
     weights.write_bytes(crafted.safetensors())
+    (copy / "adapter_config.json").write_text('{"base_model_name_or_path": "/somewhere"}')
+    assert "is an adapter" in refused()
+    (copy / "adapter_config.json").unlink()
     config = json.loads((copy / "config.json").read_text())
     for key in ("auto_map", "_attn_implementation_internal"):
         (copy / "config.json").write_text(json.dumps({**config, key: {"AutoModel": "x.Y"}}))
