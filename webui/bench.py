@@ -243,9 +243,18 @@ class Bench:
         wants = options.get("device") in ("auto", "cuda") or bool(options.get("gpu_layers"))
         return "cuda:0" if wants and self.machine.has_gpu else "cpu"
 
+    def predict(self, resident: Resident, device: str) -> int:
+        """Bytes it will hold: what it took the last time, else its file times a factor."""
+        before = self.measured.latest(
+            kind="load", backend=resident.backend, model=resident.model,
+            options=resident.options, device=device,
+        )  # fmt: skip
+        guess = int(resident.file_bytes * resident.card.memory_factor)
+        return int(before["measured_bytes"]) if before else guess
+
     async def _make_room(self, resident: Resident) -> AsyncGenerator[Event, None]:
         device = self.device_of(resident)
-        need = int(resident.file_bytes * resident.card.memory_factor)
+        need = self.predict(resident, device)
         verdict = self.ledger.admit(resident.label, need, device)
         if verdict.refused:
             raise Refused(verdict.message, verdict.hint)
