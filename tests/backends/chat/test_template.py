@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,6 +140,15 @@ def test_a_hostile_template_is_a_sentence_and_nothing_runs(
     assert psutil.Process().memory_info().rss < before + 300 * 2**20
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a limit on memory")
+@pytest.mark.parametrize("name", ["times", "center", "percent", "doubling"])
+def test_a_template_that_fills_the_memory_is_refused_it(
+    make: type[ChatTemplate], name: str
+) -> None:
+    with pytest.raises(Refused, match="needs more memory than a chat template may take"):
+        make(HOSTILE[name]).render(HELLO)
+
+
 def test_a_template_that_loops_for_ever_is_ended_and_the_next_one_works(
     make: type[ChatTemplate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,3 +171,31 @@ def test_its_process_is_gone_after_close_and_holds_no_secrets(make: type[ChatTem
     assert "backends" not in " ".join(process.cmdline()[1:])  # so that nobody takes it for a worker
     one.close()
     assert not process.is_running()
+
+
+KILLED = """
+import time
+from backends.chat.template import ChatTemplate
+one = ChatTemplate("{{ messages[0].content }}")
+print(one.process.pid, one.render([{"role": "user", "content": "x"}]), flush=True)
+time.sleep(60)
+"""
+
+
+def test_its_process_ends_with_the_one_that_started_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline().split()[0]))
+        parent.kill()
+    deadline = time.monotonic() + 1
+    while is_there(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_there(child)
+
+
+def is_there(process: psutil.Process) -> bool:
+    """A zombie is not: the system takes its time to bury an orphan."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

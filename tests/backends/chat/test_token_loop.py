@@ -88,6 +88,16 @@ def test_what_was_read_is_not_read_again(model: Any) -> None:
     assert sum(read) == 20
 
 
+def test_with_a_seed_only_what_was_read_in_whole_chunks_is_used_again(model: Any) -> None:
+    loop = TokenLoop(model, set(), 8)
+    said = answer(loop, PROMPT, temperature=0)
+    assert loop.kept is not None and loop.kept.exact == 48
+    answer(loop, [*PROMPT, *said, 5], limit=1, temperature=0)
+    assert loop.kept.exact == 48  # the rest was read token by token, and from there on
+    answer(loop, [*PROMPT, *said, 5], limit=1, seed=1)
+    assert loop.kept.exact == 56 and len(loop.kept.ids) == 63
+
+
 def test_reading_again_gives_the_same_tokens_as_reading_anew(model: Any) -> None:
     loop = TokenLoop(model, set(), 8)
     for length in (50, 49, 20, 45, 3, 50, 50):
