@@ -89,6 +89,11 @@ class NoOptions(Params):
     """For a backend whose loading has nothing to choose."""
 
 
+def never(options: Any) -> bool:
+    """For a backend that works on the CPU alone."""
+    return False
+
+
 @dataclass(frozen=True)
 class Card:
     """What a backend is, readable before anything heavy is imported.
@@ -101,6 +106,7 @@ class Card:
     preload       modules that a warm spare imports beforehand; none of them may touch the GPU
     memory_factor resident bytes for each byte of model file, until a real load was measured
     slots         how many runs it can carry at once
+    on_gpu        whether a load with these options goes to the GPU where there is one
     parkable      it has `park` and `unpark`
     """
 
@@ -113,6 +119,7 @@ class Card:
     preload: tuple[str, ...] = ()
     memory_factor: float = 1.2
     slots: int = 1
+    on_gpu: Callable[[Any], bool] = never
     parkable: bool = False
 
 

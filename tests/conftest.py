@@ -14,17 +14,16 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+# Made once (20 s) and kept between runs, out of the way of the user's own.
+os.environ["WERKBANK_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "werkbank")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or writes the home of whoever runs it. The name is hard on purpose."""
-    home = tmp_path_factory.mktemp("Wörk bänk 你好")
-    before = os.environ.get("WERKBANK_HOME")
-    os.environ["WERKBANK_HOME"] = str(home)
-    yield
-    if before is None:
-        del os.environ["WERKBANK_HOME"]
-    else:
-        os.environ["WERKBANK_HOME"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WERKBANK_HOME", str(tmp_path_factory.mktemp("Wörk bänk 你好")))
+        yield
 
 
 @pytest.fixture

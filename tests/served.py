@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,11 @@ import psutil
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 START_SECONDS = 60
+
+
+def find_chromium() -> str | None:
+    named = os.environ.get("WERKBANK_CHROMIUM")
+    return named or shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @dataclass

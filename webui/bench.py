@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -236,11 +236,10 @@ class Bench:
 
     # The ledger's side of a load
 
-    def device_of(self, resident: Resident) -> str:
-        """Where its memory will be: "cuda:0" or "cpu"."""
-        options = {f.name: f.default for f in fields(resident.card.load_options)}
-        options.update(resident.options)
-        wants = options.get("device") in ("auto", "cuda") or bool(options.get("gpu_layers"))
+    def device_of(self, backend: str, options: dict[str, Any]) -> str:
+        """Where a model loaded so will have its memory: "cuda:0" or "cpu"."""
+        card = BACKENDS[backend].card
+        wants = card.on_gpu(read(card.load_options, options))
         return "cuda:0" if wants and self.machine.has_gpu else "cpu"
 
     def predict(self, resident: Resident, device: str) -> int:
@@ -253,7 +252,7 @@ class Bench:
         return int(before["measured_bytes"]) if before else guess
 
     async def _make_room(self, resident: Resident) -> AsyncGenerator[Event, None]:
-        device = self.device_of(resident)
+        device = self.device_of(resident.backend, resident.options)
         need = self.predict(resident, device)
         verdict = self.ledger.admit(resident.label, need, device)
         if verdict.refused:

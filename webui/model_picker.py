@@ -21,6 +21,10 @@ NONE_YET = (
     "models, or put a folder with a model into {folder}."
 )
 
+ON_CPU = (
+    "This build of llama.cpp runs GGUF on the CPU; docs/troubleshooting.md says how to change it."
+)
+
 
 @dataclass(frozen=True)
 class Picker:
@@ -39,8 +43,7 @@ class Picker:
     @property
     def first(self) -> Listed | None:
         """What is chosen when the page opens."""
-        listed = self.bench.models(self.task)
-        return next((m for m in listed if m.id == first_choice(listed)), None)
+        return first_choice(self.bench, self.bench.models(self.task))
 
     @property
     def inputs(self) -> list[Any]:
@@ -64,7 +67,7 @@ class Picker:
 
 def build_model_picker(bench: Bench, task: str) -> Picker:
     listed = bench.models(task)
-    first = next((m for m in listed if m.id == first_choice(listed)), None)
+    first = first_choice(bench, listed)
     with gr.Group(elem_classes="panel"):
         model = gr.Dropdown(
             [(choice_label(m), m.id) for m in listed], value=first.id if first else None,
@@ -96,7 +99,8 @@ def _wire(picker: Picker) -> None:
     def refresh(name: str | None) -> list[Any]:
         listed = bench.models(task)
         known = [m.id for m in listed]
-        chosen = name if name in known else first_choice(listed)
+        first = first_choice(bench, listed)
+        chosen = name if name in known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
         return [gr.Dropdown(choices=choices, value=chosen), *show(chosen)]
 
@@ -161,11 +165,12 @@ async def unload_and_tell(bench: Bench, name: str) -> str:
     return line(f"Unloaded: {gigabytes(back)} came back.", "note")
 
 
-def first_choice(listed: list[Listed]) -> str | None:
-    """The best model to begin with: a real one that can be loaded, before the echo."""
+def first_choice(bench: Bench, listed: list[Listed]) -> Listed | None:
+    """What to begin with: a real model that can be loaded; with a GPU, one that uses it."""
     usable = [m for m in listed if not m.problem]
     real = [m for m in usable if m.bytes]
-    return next((m.id for m in real or usable), None)
+    quick = [m for m in real if bench.device_of(m.backend, {}) != "cpu"]
+    return next(iter(quick or real or usable), None)
 
 
 def choice_label(listed: Listed) -> str:
@@ -181,7 +186,8 @@ def model_status(bench: Bench, listed: Listed | None) -> str:
     resident = bench.resident_of(listed)
     if resident is None:
         size = f"{gigabytes(listed.bytes)} on disk. " if listed.bytes else ""
-        return line(f"{size}Not loaded: it loads by itself when it is first asked.", "note")
+        slow = ON_CPU if listed.format == "gguf" and runs_beside_the_gpu(bench, listed) else ""
+        return line(f"{size}Not loaded: it loads by itself when it is first asked. {slow}", "note")
     if resident.state in ("ready", "busy", "stuck"):
         held = resident.memory.get("cuda_bytes") or resident.memory.get("rss_bytes", 0)
         word = {"ready": "Ready", "busy": "Busy", "stuck": "Not responding"}[resident.state]
@@ -189,6 +195,11 @@ def model_status(bench: Bench, listed: Listed | None) -> str:
     if resident.failed:
         return problem(str(resident.failed), resident.failed.detail)
     return line("Loading" if resident.state == "loading" else "Stopped", "note")
+
+
+def runs_beside_the_gpu(bench: Bench, listed: Listed) -> bool:
+    """There is a GPU, and this model would not use it."""
+    return bench.machine.has_gpu and bench.device_of(listed.backend, {}) == "cpu"
 
 
 def line(text: str, kind: str) -> str:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from backends.base import Backend, Card, ModelRef, Refused
@@ -25,6 +26,10 @@ from backends.params import Params, setting
 
 CPU_BATCH = 64  # prompt tokens between two looks at Stop: 0.3 s for a small model, 5 % slower
 GPU_BATCH = 512
+# What a conversation had before is not read again, where reading it would be felt. A part that is
+# kept changes the rounding of what follows, and with it a close choice of words: a short prompt, or
+# one with a seed, is read whole, so that it gets the same answer whatever was asked before.
+REUSE_CHARACTERS = 2000
 SOCKET_PATH_BYTES = 100  # the system takes 107 at most, macOS 103
 Chunk = dict[str, Any]
 
@@ -60,6 +65,7 @@ class LlamaCpp(Backend):
         label="llama.cpp",
         preload=("xllamacpp",),
         memory_factor=1.5,
+        on_gpu=lambda options: options.gpu_layers != 0 and built_for_gpu(),
     )
 
     def load(self, model: ModelRef, options: LlamaCppOptions) -> None:
@@ -136,7 +142,7 @@ def request_of(prompt: str, params: ChatParams, seed: int, context: int) -> Chun
         "repeat_last_n": context,  # all that came before, as transformers counts it
         "seed": seed,
         "stop": list(params.stop),
-        "cache_prompt": True,  # what a conversation had before is not read again
+        "cache_prompt": params.seed < 0 and len(prompt) > REUSE_CHARACTERS,
         "return_progress": True,  # the callback, and so Stop, is also asked while reading
         "timings_per_token": True,  # so that a stopped answer knows its tokens
     }
@@ -174,6 +180,14 @@ def open_server(path: str, context: int, options: LlamaCppOptions) -> Any:
                 "worker's log says more.",
                 str(error),
             ) from error
+
+
+def built_for_gpu() -> bool:
+    """Whether the installed llama.cpp can use a GPU, told from its version ("…+cu128") alone."""
+    try:
+        return "+" in version("xllamacpp")
+    except PackageNotFoundError:
+        return False
 
 
 def _has_gpu(xllamacpp: Any) -> bool:

@@ -63,6 +63,7 @@ class TransformersChat(Backend):
             "transformers.models.llama.modeling_llama",
         ),
         memory_factor=1.2,
+        on_gpu=lambda options: options.device != "cpu",
     )
 
     def load(self, model: ModelRef, options: TransformersOptions) -> None:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-from tests.served import Served
+from tests.served import Served, find_chromium
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
              "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
 HARMLESS = ("Failed to load resource", "Content Security Policy")
 PICTURES = Path(__file__).parent / "screenshots"
-
-
-def find_chromium() -> str | None:
-    named = os.environ.get("WERKBANK_CHROMIUM")
-    return named or shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from then on, GET /asked lists the numbers it was asked for.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from backends.card.gpu import LOST, NO_GPU, Gpu, Host, Reading
+from tests.served import find_chromium
 from webui.gpu_panel import ASSETS, build_gpu_strip, resident
 
 ROOT = Path(__file__).parents[2]
 GB = 2**30
-CHROMIUM = os.environ.get("WERKBANK_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = find_chromium()
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 HOST = Host(37.0, 6 * GB, 24 * GB, 100 * GB)
 EVIL = "<img src=x onerror=window.hacked=1>"

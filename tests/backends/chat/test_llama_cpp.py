@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -93,8 +94,20 @@ def test_an_unfinished_answer_is_continued(backend: LlamaCpp) -> None:
     assert talk.answer(backend, messages, temperature=0)[0].startswith(" Paris")
 
 
+def test_a_short_question_is_answered_the_same_whatever_was_asked_before(
+    backend: LlamaCpp,
+) -> None:
+    question = (Message("user", "What is the capital of France?"),)
+    answers = set()
+    settings: dict[str, Any] = {"system": "You are a helpful assistant.", "temperature": 0}
+    for before in ("Hi.", "Tell me a long story about the sea.", "What is the capital of Spain?"):
+        talk.answer(backend, (Message("user", before),), max_new_tokens=3, **settings)
+        answers.add(talk.answer(backend, question, max_new_tokens=30, **settings)[0])
+    assert len(answers) == 1 and "Paris" in answers.pop()
+
+
 def test_the_next_turn_does_not_read_the_conversation_again(backend: LlamaCpp) -> None:
-    first = Message("user", talk.FOX * 40)
+    first = Message("user", talk.FOX * 60)
     said, _ = talk.answer(backend, (first,), max_new_tokens=5, temperature=0)
     turn = (first, Message("assistant", said), Message("user", "Go on."))
     found = talk.events(backend, turn, max_new_tokens=2, temperature=0)
