@@ -319,5 +319,4 @@ def test_another_conversation_can_be_read_while_one_is_being_answered(
     expect(page.locator("#chat-log .bot")).to_contain_text("the other one")
     page.locator("#conversations button", has_text="lighthouse").first.click()
     wait_for_words(page, 200)
-    expect(page.locator("#chat-log .bot .usage")).to_contain_text("tokens", timeout=40_000)
     expect(page.locator("#chat-log .bot")).not_to_contain_text("nobody")
