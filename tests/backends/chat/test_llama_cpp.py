@@ -101,6 +101,7 @@ def test_a_short_question_is_answered_the_same_whatever_was_asked_before(
     answers = set()
     # What is kept of a longer prompt was computed in other pieces, and rounds to another answer.
     for before in ((Message("user", "x " * 30),), longer, (question,)):
+        talk.answer(backend, "Hi.", system="Be brief.", max_new_tokens=1)  # nothing in common
         talk.answer(backend, before, max_new_tokens=3, temperature=0)
         answers.add(talk.answer(backend, (question,), max_new_tokens=30, temperature=0)[0])
     assert answers == {"The capital of France is Paris."}
