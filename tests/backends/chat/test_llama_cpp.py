@@ -93,18 +93,20 @@ def test_an_unfinished_answer_is_continued(backend: LlamaCpp) -> None:
     assert talk.answer(backend, messages, temperature=0)[0].startswith(" Paris")
 
 
-def test_a_short_question_is_answered_the_same_whatever_was_asked_before(
-    backend: LlamaCpp,
-) -> None:
+def test_a_short_question_is_answered_the_same_whatever_was_asked_before() -> None:
+    story = Message("user", "Tell me a very long story about a lighthouse keeper and the sea.")
+    begun = (
+        "The story of a lighthouse keeper and the sea is a timeless tale of resilience, sacrifice,"
+    )
     question = Message("user", talk.CAPITAL)
-    longer = (Message("user", talk.STORY), Message("assistant", "Once upon a time,"), question)
-    answers = set()
-    # What is kept of a longer prompt was computed in other pieces, and rounds to another answer.
-    for before in ((Message("user", "x " * 30),), longer, (question,)):
-        talk.answer(backend, "Hi.", system="Be brief.", max_new_tokens=1)  # nothing in common
-        talk.answer(backend, before, max_new_tokens=3, temperature=0)
-        answers.add(talk.answer(backend, (question,), max_new_tokens=30, temperature=0)[0])
-    assert answers == {"The capital of France is Paris."}
+    fresh = LlamaCpp()
+    fresh.load(STARTER, LlamaCppOptions())
+    # The part that both have in common was computed in pieces of another size here; where it is
+    # kept, it rounds to another answer.
+    talk.answer(fresh, (story, Message("assistant", begun), question), max_new_tokens=3)
+    said, _ = talk.answer(fresh, (question,), max_new_tokens=30, temperature=0)
+    fresh.unload()
+    assert said == "The capital of France is Paris."
 
 
 def test_the_next_turn_does_not_read_the_conversation_again(backend: LlamaCpp) -> None:
