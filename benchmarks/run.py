@@ -1,0 +1,148 @@
+"""Every promise about speed and memory as a row: what, figure, bar, holds.
+
+`python launch.py bench` measures this machine, prints the table and appends it to
+WERKBANK_HOME/benchmarks.jsonl. `python -m benchmarks.run --help` has more to choose. The servers
+that are measured live in a temporary folder: what is the user's is not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from backends.models import library
+from benchmarks.machine import machine
+from benchmarks.measure import BUSY_PERCENT, CannotRun, Others, Plan, Row
+
+GROUPS = ("start", "memory", "tokens", "load", "crash", "stream", "strip")  # files in here
+OTHER_TASKS = ("image", "speech", "train")
+QUICK = {"pairs": 1, "minutes": 0.5, "seconds": 10.0, "tokens": 100, "kills": 2, "loads": 1,
+         "streams": 1}  # fmt: skip
+HOLDS = {True: "yes", False: "NO", None: "not measured"}
+INDENT = "    "
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, keep. Returns 0 where every row that could be measured holds, else 1."""
+    args = parse(sys.argv[1:] if argv is None else argv)
+    if args.task in OTHER_TASKS:
+        print(f"This version measures chat only, not {args.task}.")
+        return 2
+    began = time.monotonic()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="werkbank-", ignore_cleanup_errors=True) as scratch:
+        plan = plan_of(args, Path(scratch))
+        others = Others()
+        for name in args.only or GROUPS:
+            rows += measured(importlib.import_module(f"benchmarks.{name}"), plan)
+    print(table(rows))
+    print(f"\n{verdict(rows)} It took {(time.monotonic() - began) / 60:.1f} minutes.")
+    keep(record(rows, args, others.percent()), args.json)
+    return 1 if any(row.holds is False for row in rows) else 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
+    add = parser.add_argument
+    add("task", nargs="?", choices=("chat", *OTHER_TASKS), help="one task (default: all)")
+    add("--only", nargs="+", choices=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
+    add("--minutes", type=float, metavar="N", help="with a page open, for its memory (default: 2)")
+    add("--hour", action="store_true", help="the same as --minutes 60")
+    add("--quick", action="store_true", help="once each, to see whether all of it runs")
+    add("--json", type=Path, metavar="FILE", help="write this run's record there too")
+    return parser.parse_args(argv)
+
+
+def plan_of(args: argparse.Namespace, scratch: Path) -> Plan:
+    options: dict[str, Any] = dict(QUICK) if args.quick else {}
+    if args.minutes or args.hour:
+        options["minutes"] = args.minutes or 60.0
+    return Plan(scratch, **options, say=lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def measured(group: ModuleType, plan: Plan) -> list[Row]:
+    """The rows of a group, whatever happens: those that it did not get to say why."""
+    name = group.__name__.rpartition(".")[2]
+    others, began = Others(), time.monotonic()
+    plan.say(f"{name}: begun")
+    rows: list[Row] = []
+    why, holds = "", None
+    try:
+        for row in group.measure(plan):
+            rows.append(row)
+    except CannotRun as error:
+        why = str(error)
+    except Exception as error:  # a row that breaks does not hold, and the others still run
+        told = " ".join(str(error).split())[:200]
+        why, holds = f"The measurement broke ({type(error).__name__}: {told}).", False
+    done = {row.what for row in rows}
+    rows += [replace(bar.missing(why), holds=holds) for bar in group.BARS if bar.what not in done]
+    noise = others.percent() or 0.0
+    if noise > BUSY_PERCENT:
+        told = f"; NOT QUIET: other programs took {noise:.0f} % of the machine meanwhile"
+        rows = [replace(row, note=row.note + told) for row in rows]
+    for row in rows:
+        plan.say(f"  {row.what}: {row.figure} ({row.bar})")
+    plan.say(f"{name}: {time.monotonic() - began:.0f} s")
+    return rows
+
+
+# What is printed and kept
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Four columns; what a figure is made of stands in the lines below it."""
+    head = ("what", "figure", "bar", "holds")
+    cells = [(r.what, r.figure, r.bar, HOLDS[r.holds]) for r in rows]
+    widths = [max(len(row[i]) for row in (head, *cells)) for i in range(4)]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+
+    lines = [line(head), line(["-" * w for w in widths])]
+    for row, texts in zip(rows, cells, strict=True):
+        lines += [line(texts), *textwrap.wrap(row.note, 96, initial_indent=INDENT,
+                                              subsequent_indent=INDENT)]  # fmt: skip
+    return "\n".join(lines)
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    holding, broken = (sum(row.holds is value for row in rows) for value in (True, False))
+    unmeasured = len(rows) - holding - broken
+    return f"{holding} hold, {broken} do not, {unmeasured} could not be measured here."
+
+
+def record(rows: Sequence[Row], args: argparse.Namespace, others: float | None) -> dict[str, Any]:
+    """One run with the machine that it was made on, as it is kept."""
+    return {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "asked": {k: v for k, v in vars(args).items() if v and k != "json"},
+        "others_percent": others,  # of the machine, by programs that were not ours
+        "machine": machine(),
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def keep(run: dict[str, Any], copy: Path | None) -> None:
+    """Append the run to the home's list, and write it to `copy` where one was asked for."""
+    home = library.home()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    line = json.dumps(run)
+    with (home / "benchmarks.jsonl").open("a", encoding="utf-8") as kept:
+        kept.write(line + "\n")
+    if copy:
+        copy.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
