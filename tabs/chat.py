@@ -152,7 +152,7 @@ def _wire(bench: Bench, parts: Parts, picker: Picker, form: Form, new: Any) -> N
         async for update in follow(bench, parts, selected(event), views.take(page_of(request))):
             yield update
 
-    def stop(current: str) -> None:
+    async def stop(current: str) -> None:  # async: a plain function would run in a thread
         if answer := bench.answers.of(current):
             bench.answers.stop(answer)
 
@@ -212,11 +212,9 @@ async def ask(
     message = bench.store.add_message(
         conversation, "assistant", "", state="streaming", model=listed.id
     )
-    loaded = bench.resident_of(listed)
     answer = bench.answers.start(
         conversation, message.id, listed, {**settings, "messages": turns},
-        options=options if loaded is None or loaded.options != options else None,
-        visitor=asked.view.page,
+        options=options, visitor=asked.view.page,
     )  # fmt: skip
     if asked.text is not None:
         yield {parts.box: ""}

@@ -23,7 +23,7 @@ from backends.card.sampler import Sampler
 from backends.events import Done, Event, Failed, Notice, Progress
 from backends.models import library
 from backends.models.library import Listed
-from backends.params import read
+from backends.params import read, to_dict
 from backends.runtime.child import Call
 from backends.runtime.supervisor import Resident, Supervisor
 from webui.answers import Answers
@@ -135,20 +135,23 @@ class Bench:
         ref = str(listed.ref)
         if listed.problem:
             raise Refused(*sentences(listed.problem))
+        wanted = complete(listed.backend, options or {})
         if ref in self.loadings:
+            if options is not None and self.loadings[ref].resident.options != wanted:
+                raise Refused(
+                    f"{listed.title} is being loaded with other settings.", "Wait, or cancel that."
+                )
             return self.loadings[ref]
-        card = BACKENDS[listed.backend].card
-        if options is not None:
-            try:
-                read(card.load_options, options)
-            except ValueError as error:
-                raise Refused(*sentences(str(error))) from error
         present = self.resident_of(listed)
-        keeps = present is not None and (options is None or options == present.options)
+        keeps = present is not None and (options is None or wanted == present.options)
+        if present is not None and not keeps and present.running:
+            raise Refused(
+                f"{listed.title} is answering with other settings.", "Wait for its end, or stop it."
+            )
         resident = (
             present
             if present is not None and keeps
-            else self.supervisor.admit(listed.backend, ref, options or {}, listed.title)
+            else self.supervisor.admit(listed.backend, ref, wanted, listed.title)
         )
         resident.file_bytes, resident.owner = listed.bytes, owner
         loading = Loading(resident)
@@ -156,25 +159,26 @@ class Bench:
             self._load(loading, None if keeps else present)
         )
         self.loadings[ref] = loading
-        loading.task.add_done_callback(lambda task: self.loadings.pop(ref, None))
+        loading.task.add_done_callback(lambda task: self._ended(ref, resident))
         return loading
+
+    def _ended(self, ref: str, resident: Resident) -> None:
+        self.loadings.pop(ref, None)
+        if resident.state == "loading" and not resident.loading.locked():
+            self.supervisor.drop(resident)  # cancelled before it had begun
 
     async def _load(self, loading: Loading, instead_of: Resident | None) -> Done | Failed:
         resident = loading.resident
         if instead_of:
             await self.supervisor.unload(instead_of)
         last: Event = Failed("The load ended without an answer.", "Load it again.")
-        try:
-            async with contextlib.aclosing(self.supervisor.load(resident)) as events:
-                async for event in events:
-                    if isinstance(event, Progress):
-                        loading.progress = event
-                    elif isinstance(event, Notice):
-                        loading.notices.append(event.message)
-                    last = event
-        finally:
-            if resident.state in ("failed", "unloaded"):
-                await self.supervisor.unload(resident)
+        async with contextlib.aclosing(self.supervisor.load(resident)) as events:
+            async for event in events:
+                if isinstance(event, Progress):
+                    loading.progress = event
+                elif isinstance(event, Notice):
+                    loading.notices.append(event.message)
+                last = event
         assert isinstance(last, Done | Failed)
         return last
 
@@ -200,7 +204,12 @@ class Bench:
         """
         try:
             resident = self.resident_of(listed)
-            if resident is None or resident.state == "loading" or options is not None:
+            differs = (
+                resident
+                and options is not None
+                and (complete(listed.backend, options) != resident.options)
+            )
+            if resident is None or resident.state == "loading" or differs:
                 async for event in self._loaded_first(listed, options):
                     yield event
                     if isinstance(event, Failed):
@@ -303,6 +312,14 @@ class Bench:
             "gpu": reading.to_json(),
             "gate": self.gate.snapshot(),
         }
+
+
+def complete(backend: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All load options, the ones not given at their defaults. Raises Refused for a wrong one."""
+    try:
+        return to_dict(read(BACKENDS[backend].card.load_options, options))
+    except ValueError as error:
+        raise Refused(*sentences(str(error))) from error
 
 
 def with_defaults(params: dict[str, Any], listed: Listed) -> dict[str, Any]:

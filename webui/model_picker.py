@@ -114,7 +114,7 @@ def _wire(picker: Picker) -> None:
         async for status, busy in load_and_tell(picker, values):
             yield [status, gr.Button(interactive=not busy), gr.Button(visible=busy)]
 
-    def cancel(name: str) -> None:
+    async def cancel(name: str) -> None:  # async: tasks belong to the event loop
         for loading in list(bench.loadings.values()):
             if loading.resident.model == str(bench.find(name).ref):
                 loading.cancel()

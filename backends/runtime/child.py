@@ -160,12 +160,13 @@ class Child:
         self.ending = self.ending or "stopped"
         if self._process and self._process.stdin:
             self._process.stdin.close()
-        for last in (False, True):
-            if last:
-                self.kill()
+        try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.gone.wait(), grace)
-                return
+        finally:
+            self.kill()  # also where this wait is cancelled; nothing happens to one that is gone
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.gone.wait(), grace)
 
     # Reading
 
@@ -175,12 +176,12 @@ class Child:
             while line := await self._process.stdout.readline():
                 self.heard = time.monotonic()
                 self._take(frames.decode(line))
-        except (frames.BrokenFrame, ValueError) as error:  # ValueError: the line is over the limit
-            self.ending = "protocol"
-            self._tail.append(f"protocol error: {error}")
-            self.kill()
         except ConnectionError as error:
             self._tail.append(f"pipe error: {error}")
+        except Exception as error:  # whatever a broken worker says: it must not end the reading
+            self.ending = "protocol"
+            self._tail.append(f"protocol error: {type(error).__name__}: {error}")
+            self.kill()
         await self._bury()
 
     def _take(self, frame: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from backends.runtime.child import Call, Child
 RESTARTS, RESTART_SPAN = 3, 600.0  # so many restarts in so many seconds
 SILENT = 30.0  # seconds without a sign of life: "not responding"
 SPARE_RAM_BYTES = 4 * 2**30  # a spare is kept only while this much RAM is free
+UNLOADED = Failed("The model was unloaded meanwhile.", "Send it again.", refused=True)
 SPARE_DELAY = 10.0  # seconds after a load before the next spare is started
 
 
@@ -99,6 +100,7 @@ class Supervisor:
         self.residents: dict[str, Resident] = {}
         self.spare: Child | None = None
         self._counter = 0
+        self._settling: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
         self._spare_at = time.monotonic()
 
@@ -143,31 +145,56 @@ class Supervisor:
             if resident.state in ("ready", "busy") and resident.child and resident.child.alive:
                 yield Done(usage={"seconds": resident.seconds, "memory": resident.memory})
                 return
+            if resident.id not in self.residents:  # unloaded while this waited
+                yield UNLOADED
+                return
+            if resident.child and resident.child.alive:  # stuck: two processes for one are too many
+                stuck, resident.child = resident.child, None  # its end is no crash of the next one
+                stuck.ending = "hung"
+                stuck.kill()
             self._state(resident, "loading")
             try:
-                async for event in self.make_room(resident):
-                    yield event
-            except Refused as refused:
-                self._loaded(resident, refused.as_event())
-                yield refused.as_event()
-                return
-            resident.child = child = await self._take_child(resident)
-            child.on_gone = lambda gone: self._gone(resident, gone)
-            call = child.call(
-                "load", backend=resident.backend, model=resident.model, options=resident.options
-            )
-            ended = False
-            try:
-                async for event in call.events():
-                    ended = isinstance(event, Done | Failed)
-                    if ended:
-                        self._loaded(resident, event)
-                    yield event
+                async with contextlib.aclosing(self._bring_in(resident)) as events:
+                    async for event in events:
+                        if isinstance(event, Done | Failed):
+                            self._loaded(resident, event)
+                        yield event
             finally:
-                if not ended and not call.over.is_set():
-                    self._state(resident, "unloaded")
-                    child.ending = "stopped"
-                    child.kill()
+                if resident.state == "loading":  # left half-way, or an error of our own
+                    self.drop(resident)
+
+    async def _bring_in(self, resident: Resident) -> AsyncGenerator[Event, None]:
+        try:
+            async for event in self.make_room(resident):
+                yield event
+            child = await self._take_child(resident)
+        except Refused as refused:
+            yield refused.as_event()
+            return
+        except OSError as error:
+            yield Failed(f"No process could be started ({error.strerror}).",
+                         "Close other programs, then load it again.")  # fmt: skip
+            return
+        if resident.id not in self.residents:
+            child.kill()
+            yield UNLOADED
+            return
+        resident.child = child
+        child.on_gone = lambda gone: self._gone(resident, gone)
+        call = child.call(
+            "load", backend=resident.backend, model=resident.model, options=resident.options
+        )
+        async with contextlib.aclosing(call.events()) as events:
+            async for event in events:
+                yield event
+
+    def drop(self, resident: Resident, state: str = "unloaded") -> None:
+        """Out of the list, its process ended, at once. `state` says why it is gone."""
+        self.residents.pop(resident.id, None)
+        self._state(resident, state)
+        if resident.child and resident.child.alive:
+            resident.child.ending = resident.child.ending or "stopped"
+            resident.child.kill()
 
     def _loaded(self, resident: Resident, event: Event) -> None:
         self._spare_at = time.monotonic() + SPARE_DELAY
@@ -178,10 +205,7 @@ class Supervisor:
             self._state(resident, "ready")
         elif isinstance(event, Failed):
             resident.failed = event
-            self._state(resident, "failed")
-            if resident.child and resident.child.alive:
-                resident.child.ending = "stopped"
-                resident.child.kill()
+            self.drop(resident, "failed")
 
     async def _take_child(self, resident: Resident) -> Child:
         wanted = resident.card.preload
@@ -206,18 +230,22 @@ class Supervisor:
         """
         if resident.child and resident.child.leaving:
             await resident.child.gone.wait()
+        if resident.id not in self.residents:  # unloaded while this waited for its turn
+            yield UNLOADED
+            return
         if not (resident.child and resident.child.alive and resident.state in ("ready", "busy")):
             try:
                 self._allow_restart(resident)
             except Refused as refused:
                 yield refused.as_event()
                 return
-            async for event in self.load(resident):
-                if isinstance(event, Failed):
-                    yield event
-                    return
-                if isinstance(event, Progress | Notice):
-                    yield event
+            async with contextlib.aclosing(self.load(resident)) as loading:
+                async for event in loading:
+                    if isinstance(event, Failed):
+                        yield event
+                        return
+                    if isinstance(event, Progress | Notice):
+                        yield event
         assert resident.child
         try:
             call = resident.child.call("run", params=params)
@@ -232,16 +260,21 @@ class Supervisor:
             async for event in call.events():
                 yield event
         finally:
-            await self._settle(call)
-            resident.running -= 1
-            self._after_run(resident)
+            # A task of its own: who is cancelled by anyio (a stream whose client left) is cancelled
+            # again at every await, so that nothing after the first would be done.
+            settling = asyncio.get_running_loop().create_task(self._settle(resident, call))
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+            await asyncio.shield(settling)
 
-    async def _settle(self, call: Call) -> None:
+    async def _settle(self, resident: Resident, call: Call) -> None:
         """Cancel what nobody listens to any more, and wait until the worker is free again."""
         if not call.over.is_set():
             call.cancel()
             with contextlib.suppress(TimeoutError):  # a process stuck in the driver cannot end
                 await asyncio.wait_for(call.over.wait(), call.child.grace + 5)
+        resident.running -= 1
+        self._after_run(resident)
 
     def _after_run(self, resident: Resident) -> None:
         if resident.running == 0 and resident.state in ("busy", "stuck"):
