@@ -7,6 +7,7 @@ import os
 import socket
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,28 +146,53 @@ def cpu_seconds(pid: int) -> float:
 
 
 class Others:
-    """What programs that are not ours take of the machine, from now on."""
+    """What programs that are not ours take of the machine, while it is entered.
+
+    Ours are this process and all that descend from it. The system adds up the time of children
+    that were waited for; those that lost their parent (a killed worker, a browser's helpers) are
+    seen by looking every half second. The larger of the two sums is taken, and is a little short.
+    """
 
     def __init__(self) -> None:
-        self.began, self.busy, self.own = self._now()
+        self._latest: dict[tuple[int, float], float] = {}  # CPU seconds, by pid and birth
+        self._done = threading.Event()
+        self._looking = threading.Thread(target=self._look_on, daemon=True)
+        self._began = self._now()
 
-    def percent(self) -> float | None:
-        """Of all cores, until now. Children count as ours once they ended; Windows keeps no sum
-        of theirs, so there it is None."""
-        if os.name != "posix":
-            return None
-        at, busy, own = self._now()
-        taken = (busy - self.busy) - (own - self.own)
-        return max(0.0, 100 * taken / ((at - self.began) * (psutil.cpu_count() or 1)))
+    def __enter__(self) -> Others:
+        self._looking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._looking.join()
+
+    def percent(self) -> float:
+        """Of all cores, until now."""
+        clock, busy, waited = (b - a for a, b in zip(self._began, self._now(), strict=True))
+        ours = max(waited, sum(self._latest.values()))
+        return max(0.0, 100 * (busy - ours) / (clock * (psutil.cpu_count() or 1)))
+
+    def _look_on(self) -> None:
+        me = psutil.Process()
+        known = {me.pid: me}
+        before = sum(me.cpu_times()[:2])
+        while not self._done.wait(0.5):
+            known.update((child.pid, child) for child in me.children(recursive=True))
+            for process in list(known.values()):
+                try:
+                    used = sum(process.cpu_times()[:2]) - (before if process == me else 0.0)
+                    self._latest[process.pid, process.create_time()] = used
+                except psutil.Error:
+                    del known[process.pid]
 
     @staticmethod
     def _now() -> tuple[float, float, float]:
+        """Seconds of the clock, of all processors at work, of us and children waited for."""
         everybody = psutil.cpu_times()
         idle = everybody.idle + getattr(everybody, "iowait", 0.0)
         guests = getattr(everybody, "guest", 0.0) + getattr(everybody, "guest_nice", 0.0)
-        own = os.times()
-        used = own.user + own.system + own.children_user + own.children_system
-        return time.monotonic(), sum(everybody) - idle - guests, used
+        return time.monotonic(), sum(everybody) - idle - guests, sum(os.times()[:4])
 
 
 def free_port() -> int:

@@ -42,12 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="werkbank-", ignore_cleanup_errors=True) as scratch:
         plan = plan_of(args, Path(scratch))
-        others = Others()
         for name in args.only or GROUPS:
             rows += measured(importlib.import_module(f"benchmarks.{name}"), plan)
     print(table(rows))
     print(f"\n{verdict(rows)} It took {(time.monotonic() - began) / 60:.1f} minutes.")
-    keep(record(rows, args, others.percent()), args.json)
+    keep(record(rows, args), args.json)
     return 1 if any(row.holds is False for row in rows) else 0
 
 
@@ -72,29 +71,35 @@ def plan_of(args: argparse.Namespace, scratch: Path) -> Plan:
 
 def measured(group: ModuleType, plan: Plan) -> list[Row]:
     """The rows of a group, whatever happens: those that it did not get to say why."""
-    name = group.__name__.rpartition(".")[2]
-    others, began = Others(), time.monotonic()
+    name, began = group.__name__.rpartition(".")[2], time.monotonic()
     plan.say(f"{name}: begun")
     rows: list[Row] = []
     why, holds = "", None
-    try:
-        for row in group.measure(plan):
-            rows.append(row)
-    except CannotRun as error:
-        why = str(error)
-    except Exception as error:  # a row that breaks does not hold, and the others still run
-        told = " ".join(str(error).split())[:200]
-        why, holds = f"The measurement broke ({type(error).__name__}: {told}).", False
+    with Others() as others:
+        try:
+            for row in group.measure(plan):
+                rows.append(row)
+        except CannotRun as error:
+            why = str(error)
+        except Exception as error:  # a row that breaks does not hold, and the others still run
+            told = " ".join(str(error).split())[:200]
+            why, holds = f"The measurement broke ({type(error).__name__}: {told}).", False
+        noise = others.percent()
     done = {row.what for row in rows}
     rows += [replace(bar.missing(why), holds=holds) for bar in group.BARS if bar.what not in done]
-    noise = others.percent() or 0.0
-    if noise > BUSY_PERCENT:
-        told = f"; NOT QUIET: other programs took {noise:.0f} % of the machine meanwhile"
-        rows = [replace(row, note=row.note + told) for row in rows]
+    rows = [with_noise(row, noise) for row in rows]
     for row in rows:
         plan.say(f"  {row.what}: {row.figure} ({row.bar})")
     plan.say(f"{name}: {time.monotonic() - began:.0f} s")
     return rows
+
+
+def with_noise(row: Row, percent: float) -> Row:
+    """The row with what other programs took meanwhile; said only where that is much."""
+    note = row.note
+    if percent > BUSY_PERCENT:
+        note += f"; NOT QUIET: other programs took {percent:.0f} % of the machine meanwhile"
+    return replace(row, note=note, values={**row.values, "others_percent": round(percent, 1)})
 
 
 # What is printed and kept
@@ -122,12 +127,11 @@ def verdict(rows: Sequence[Row]) -> str:
     return f"{holding} hold, {broken} do not, {unmeasured} could not be measured here."
 
 
-def record(rows: Sequence[Row], args: argparse.Namespace, others: float | None) -> dict[str, Any]:
+def record(rows: Sequence[Row], args: argparse.Namespace) -> dict[str, Any]:
     """One run with the machine that it was made on, as it is kept."""
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "asked": {k: v for k, v in vars(args).items() if v and k != "json"},
-        "others_percent": others,  # of the machine, by programs that were not ours
         "machine": machine(),
         "rows": [asdict(row) for row in rows],
     }

@@ -18,6 +18,7 @@ from webui.chat_view import chatbot_value, status_of
 from webui.conversation_panel import build_conversation_list, conversation_list, selected
 from webui.form import Form, build_form
 from webui.model_picker import Picker, build_model_picker, line, model_status, problem
+from webui.store import Message
 
 TITLE = "Chat"
 LISTED = 60  # conversations in the list
@@ -52,9 +53,13 @@ class Parts:
 
 
 class Views:
-    """What each browser page looks at: a follower of something else keeps quiet."""
+    """What each browser page looks at: a follower of something else keeps quiet.
+
+    `begun` holds the answer that a page has just begun, until it follows it.
+    """
 
     def __init__(self) -> None:
+        self.begun: dict[str, Answer] = {}
         self._newest: dict[str, int] = {}
 
     def take(self, page: str) -> View:
@@ -87,7 +92,7 @@ class Asked:
     text: str | None
     current: str
     values: tuple[Any, ...]
-    view: View
+    page: str
 
 
 def build(bench: Bench) -> None:
@@ -129,21 +134,29 @@ def _wire(bench: Bench, parts: Parts, picker: Picker, form: Form, new: Any) -> N
 
     views = Views()
 
-    async def send(
-        request: gr.Request, text: str, current: str, *values: Any
-    ) -> AsyncIterator[dict[Any, Any]]:
-        asked = Asked(text, current, values, views.take(page_of(request)))
-        async for update in ask(bench, parts, picker, form, asked):
-            yield update
+    async def send(request: gr.Request, text: str, current: str, *values: Any) -> dict[Any, Any]:
+        asked = Asked(text, current, values, page_of(request))
+        return begin(bench, views, parts, picker, form, asked)
 
-    async def again(
-        request: gr.Request, current: str, *values: Any
-    ) -> AsyncIterator[dict[Any, Any]]:
-        asked = Asked(None, current, values, views.take(page_of(request)))
-        async for update in ask(bench, parts, picker, form, asked):
+    async def again(request: gr.Request, current: str, *values: Any) -> dict[Any, Any]:
+        asked = Asked(None, current, values, page_of(request))
+        return begin(bench, views, parts, picker, form, asked)
+
+    async def follow_begun(request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
+        answer = views.begun.pop(page_of(request), None)
+        if answer is None:
+            yield {parts.log: gr.skip()}
+            return
+        view = views.take(page_of(request))
+        async for update in follow(bench, parts, answer.conversation, view, answer):
             yield update
 
     async def open_first(request: gr.Request, current: str) -> AsyncIterator[dict[Any, Any]]:
+        if views.newest(page_of(request)):  # somebody was quicker than the page's own start
+            yield {parts.log: gr.skip()}
+            return
+        if bench.store.notice:
+            yield {parts.status: line(bench.store.notice, "note")}
         async for update in follow(bench, parts, current, views.take(page_of(request))):
             yield update
 
@@ -158,7 +171,7 @@ def _wire(bench: Bench, parts: Parts, picker: Picker, form: Form, new: Any) -> N
 
     def start_new(request: gr.Request) -> dict[Any, Any]:
         views.take(page_of(request))
-        return {**shown(bench, parts, ""), parts.box: "", parts.status: ""}
+        return {**shown(bench, parts, ""), parts.status: ""}
 
     def listed_as(name: str) -> Listed | None:
         return next((m for m in bench.models("chat") if m.id == name), None)
@@ -175,15 +188,20 @@ def _wire(bench: Bench, parts: Parts, picker: Picker, form: Form, new: Any) -> N
         [parts.send.click, parts.box.submit], send, [parts.box, parts.current, *settings],
         [*parts.outputs(), parts.box], **quiet,
     )  # fmt: skip
-    retried = parts.log.retry(again, [parts.current, *settings], parts.outputs(), **quiet)
+    retried = parts.log.retry(
+        again, [parts.current, *settings], [*parts.outputs(), parts.box], **quiet
+    )
     for event in (sent, retried):
-        event.then(state_of_model, picker.model, picker.status, queue=False, **quiet)
+        # Beginning is short, so that Send works again at once, also in another conversation.
+        event.then(follow_begun, None, parts.outputs(), trigger_mode="multiple", **quiet).then(
+            state_of_model, picker.model, picker.status, queue=False, **quiet
+        )
     picker.model.change(
         settings_of_model, picker.model, list(form.components), queue=False, **quiet
     )
     parts.stop.click(stop, parts.current, None, queue=False, **quiet)
-    new.click(start_new, None, [*parts.outputs(), parts.box], queue=False, **quiet)
-    parts.conversations.select(choose, None, parts.outputs(), **quiet)
+    new.click(start_new, None, parts.outputs(), queue=False, **quiet)
+    parts.conversations.select(choose, None, parts.outputs(), trigger_mode="multiple", **quiet)
     parts.current.change(None, parts.current, parts.current, js=REMEMBER)
     gr.context.Context.root_block.load(
         open_first, parts.current, parts.outputs(), js=REMEMBERED, **quiet
@@ -195,33 +213,36 @@ def page_of(request: gr.Request) -> str:
     return f"page:{request.session_hash}"
 
 
-async def ask(
-    bench: Bench, parts: Parts, picker: Picker, form: Form, asked: Asked
-) -> AsyncIterator[dict[Any, Any]]:
-    """Begin the answer, then follow it."""
+def begin(
+    bench: Bench, views: Views, parts: Parts, picker: Picker, form: Form, asked: Asked
+) -> dict[Any, Any]:
+    """Write the question into the store and start the answer, or say why not."""
+    views.take(asked.page)
+    under_way = bench.answers.of(asked.current)
     try:
         count = len(picker.inputs)
         listed, options = picker.chosen(asked.values[:count])
         settings = form.read(asked.values[count:])
         conversation = prepare(bench, asked, settings, listed.id)
+        history = [m for m in bench.store.messages(conversation) if m.text or m.role == "user"]
+        turns = [{"role": m.role, "content": m.text} for m in history]
+        message = bench.store.add_message(
+            conversation, "assistant", "", state="streaming", model=listed.id
+        )
     except (Refused, ValueError) as error:
-        yield {parts.status: problem(str(error))}
-        return
-    history = [m for m in bench.store.messages(conversation) if m.text or m.role == "user"]
-    turns = [{"role": m.role, "content": m.text} for m in history]
-    message = bench.store.add_message(
-        conversation, "assistant", "", state="streaming", model=listed.id
-    )
-    answer = bench.answers.start(
+        if under_way:  # begun in another browser tab: show it, with its Stop
+            views.begun[asked.page] = under_way
+        return {parts.status: problem(str(error))}
+    answer = views.begun[asked.page] = bench.answers.start(
         conversation, message.id, listed, {**settings, "messages": turns},
-        options=options, visitor=asked.view.page,
+        options=options, visitor=asked.page,
     )  # fmt: skip
-    if asked.text is not None:
-        yield {parts.box: ""}
-    async for update in follow(bench, parts, conversation, asked.view, answer):
-        yield update
-    if asked.text is None and not settings.get("temperature") and asked.view.current:
-        yield {parts.status: line(SAME_AGAIN, "note")}
+    same = asked.text is None and not settings.get("temperature")
+    return {
+        parts.box: gr.skip() if asked.text is None else "",
+        **shown(bench, parts, answer.conversation),
+        parts.status: line(SAME_AGAIN, "note") if same else "",
+    }
 
 
 def prepare(bench: Bench, asked: Asked, settings: dict[str, Any], model: str) -> str:
@@ -254,22 +275,36 @@ async def follow(
     yield shown(bench, parts, current)
     if answer is None:
         return
-    messages = bench.store.messages(current)
+    messages, told = messages_of(bench, current), ""
     async for live in answer.watch():
-        now = {parts.log: chatbot_value(messages, live), parts.status: status_of(live)}
+        now: dict[Any, Any] = {parts.log: chatbot_value(messages, live)}
+        if status_of(live) != told:
+            told = status_of(live)
+            now[parts.status] = told
         yield now if view.current else {parts.log: gr.skip()}
     if view.current:
-        yield {**shown(bench, parts, current), parts.status: status_of(answer)}
+        yield shown(bench, parts, current)
+
+
+def messages_of(bench: Bench, current: str) -> list[Message]:
+    """The open branch; empty where the store cannot be read, which `shown` says."""
+    try:
+        return bench.store.messages(current) if current else []
+    except Refused:
+        return []
 
 
 def shown(bench: Bench, parts: Parts, current: str) -> dict[Any, Any]:
     """Everything that depends on which conversation is open."""
     answer = bench.answers.of(current)
-    messages = bench.store.messages(current) if current else []
+    try:
+        listed = conversation_list(bench.store.conversations(LISTED), current)
+    except Refused as refused:
+        listed = problem(str(refused))
     return {
         parts.current: current,
-        parts.conversations: conversation_list(bench.store.conversations(LISTED), current),
-        parts.log: chatbot_value(messages, answer),
+        parts.conversations: listed,
+        parts.log: chatbot_value(messages_of(bench, current), answer),
         parts.send: gr.Button(visible=answer is None),
         parts.stop: gr.Button(visible=answer is not None),
     }

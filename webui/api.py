@@ -98,6 +98,11 @@ def build_api(bench: Bench) -> APIRouter:
         except ApiError as error:
             return error.response()
 
+    @router.api_route("/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"])
+    async def unknown(request: Request, rest: str) -> Response:
+        what = f"There is no {request.method} /v1/{rest[:80]}."
+        return ApiError(404, f"{what} See the README for what there is.").response()
+
     return router
 
 
@@ -125,7 +130,10 @@ async def body_of(request: Request) -> dict[str, Any]:
             raise ApiError(413, f"The request is over {BODY_BYTES} bytes. Send less text.")
     try:
         body = json.loads(data)
-    except ValueError as error:
+        json.dumps(body, ensure_ascii=False).encode()  # a lone surrogate fits into no answer
+    except UnicodeEncodeError as error:
+        raise ApiError(400, "The request is not valid Unicode. Send whole characters.") from error
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The request is not JSON ({error}). Send a JSON object.") from error
     if not isinstance(body, dict):
         raise ApiError(400, "The request is not a JSON object. Send named fields.")
@@ -172,8 +180,9 @@ def messages_of(messages: Any) -> list[dict[str, str]]:
     for i, message in enumerate(messages, 1):
         if not isinstance(message, dict):
             raise ApiError(400, f"Message {i} is not an object. Send role and content.")
-        role = {"developer": "system"}.get(message.get("role", ""), message.get("role"))
-        if role not in ("system", "user", "assistant"):
+        role = message.get("role")
+        role = "system" if role == "developer" else role
+        if not isinstance(role, str) or role not in ("system", "user", "assistant"):
             raise ApiError(
                 400, f"Message {i} has the role {role!r}. Use system, user or assistant."
             )

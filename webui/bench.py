@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from backends.models import library
 from backends.models.library import Listed
 from backends.params import read, to_dict
 from backends.runtime.child import Call
+from backends.runtime.process import empty_temp
 from backends.runtime.supervisor import Resident, Supervisor
 from webui.answers import Answers
 from webui.gate import Gate
@@ -76,7 +76,7 @@ class Bench:
 
     def __init__(self, home: Path, *, spare: bool = True, machine: Machine | None = None) -> None:
         self.home = home
-        self.temp = home / "tmp"
+        self.temp = home / "werkbank-tmp"
         self.machine = machine or Machine()
         self.sampler = Sampler(self.machine.read)
         self.ledger = Ledger(self.machine.free_bytes)
@@ -91,8 +91,7 @@ class Bench:
         self.version = 0  # goes up with every change of a resident: what a watcher compares
 
     async def start(self) -> None:
-        shutil.rmtree(self.temp, ignore_errors=True)  # of an earlier page
-        self.temp.mkdir(parents=True, exist_ok=True, mode=0o700)
+        empty_temp(self.home)
         self.store.mark_interrupted()
         self.sampler.start()
         await self.supervisor.start()
@@ -258,7 +257,7 @@ class Bench:
             options=resident.options, device=device,
         )  # fmt: skip
         guess = int(resident.file_bytes * resident.card.memory_factor)
-        return int(before["measured_bytes"]) if before else guess
+        return int((before or {}).get("measured_bytes") or guess)
 
     async def _make_room(self, resident: Resident) -> AsyncGenerator[Event, None]:
         device = self.device_of(resident.backend, resident.options)

@@ -13,7 +13,7 @@ from backends import BACKENDS
 from backends.base import Refused
 from backends.events import Done, Failed, Notice, Progress
 from backends.models.library import Listed
-from webui.bench import Bench, sentences
+from webui.bench import Bench, Loading, sentences
 from webui.form import Form, build_form
 
 NONE_YET = (
@@ -99,10 +99,22 @@ def _wire(picker: Picker) -> None:
     def refresh(name: str | None) -> list[Any]:
         listed = bench.models(task)
         known = [m.id for m in listed]
+        under_way = [bench.find(x.resident.model).id for x in bench.loadings.values()]
+        name = next((n for n in under_way if n in known), name)
         first = first_choice(bench, listed)
         chosen = name if name in known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
-        return [gr.Dropdown(choices=choices, value=chosen), *show(chosen)]
+        # Only a value that must change is set: the user may have chosen meanwhile.
+        value = {} if chosen == name else {"value": chosen}
+        return [gr.Dropdown(choices=choices, **value), *show(chosen)]
+
+    async def follow_load(name: str | None) -> AsyncGenerator[list[Any], None]:
+        yield [gr.skip()] * 3  # a generator that yields nothing would empty them
+        for loading in list(bench.loadings.values()):
+            listed = bench.find(loading.resident.model)
+            if listed.id == name:
+                async for status, busy in watch_load(bench, listed, loading):
+                    yield [status, gr.Button(interactive=not busy), gr.Button(visible=busy)]
 
     def show(name: str | None) -> list[Any]:
         listed = next((m for m in bench.models(task) if m.id == name), None)
@@ -124,7 +136,9 @@ def _wire(picker: Picker) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     page = gr.context.Context.root_block
-    page.load(refresh, picker.model, [picker.model, picker.status, *groups], queue=False, **quiet)
+    page.load(
+        refresh, picker.model, [picker.model, picker.status, *groups], queue=False, **quiet
+    ).then(follow_load, picker.model, outputs, **quiet)
     picker.model.input(show, picker.model, [picker.status, *groups], queue=False, **quiet)
     picker.load.click(load, picker.inputs, outputs, **quiet)
     picker.cancel.click(cancel, picker.model, None, queue=False, **quiet)
@@ -138,18 +152,27 @@ async def load_and_tell(
     try:
         listed, options = picker.chosen(values)
         yield progress_bar(Progress(0, 0, "Starting"), "Loading"), True
-        notices = ""
-        async for event in picker.bench.load(listed, options, picker.task).outcome():
-            if isinstance(event, Progress):
-                yield notices + progress_bar(event, "Loading"), True
-            elif isinstance(event, Notice):
-                notices += line(event.message, "note")
-            elif isinstance(event, Failed):
-                yield notices + problem(str(event), event.detail), False
-            elif isinstance(event, Done):
-                yield notices + model_status(picker.bench, listed), False
+        loading = picker.bench.load(listed, options, picker.task)
+        async for status in watch_load(picker.bench, listed, loading):
+            yield status
     except Refused as refused:
         yield problem(str(refused), refused.detail), False
+
+
+async def watch_load(
+    bench: Bench, listed: Listed, loading: Loading
+) -> AsyncGenerator[tuple[str, bool], None]:
+    """The same for a load that is under way already."""
+    notices = ""
+    async for event in loading.outcome():
+        if isinstance(event, Progress):
+            yield notices + progress_bar(event, "Loading"), True
+        elif isinstance(event, Notice):
+            notices += line(event.message, "note")
+        elif isinstance(event, Failed):
+            yield notices + problem(str(event), event.detail), False
+        elif isinstance(event, Done):
+            yield notices + model_status(bench, listed), False
 
 
 async def unload_and_tell(bench: Bench, name: str) -> str:

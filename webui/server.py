@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -12,12 +14,14 @@ import webbrowser
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
+from backends.base import Refused
 from backends.models import library
 from backends.runtime.process import lock_file
 from webui.api import build_api
@@ -39,15 +43,22 @@ def serve(
     no_token: bool = False,
 ) -> int:
     """Serve until Ctrl-C. Prints `Werkbank is at …` when the page answers. Returns an exit code."""
-    home = settle_home(home)
-    lock = lock_file(home / "server.lock")
-    if lock is None:
-        return open_first(home, browser)
-    with lock:
+    try:
+        home = settle_home(home)
+        lock = lock_file(home / "server.lock")
+        if lock is None:
+            return open_first(home, browser)
         key = None if no_token else token or keep_token(home / "token")
-        listener = bind(host, port or PORT)
+        listener = bind(host, PORT if port is None else port)
         url = address(host, listener.getsockname()[1], key)
-        app = build_server(Bench(home), tabs, own_hosts(host), key)
+        bench = Bench(home)
+    except (OSError, UnicodeDecodeError, Refused) as error:
+        print(cannot_start(error, host), file=sys.stderr)
+        return 1
+    with lock:
+        if bench.store.notice:
+            print(bench.store.notice, flush=True)
+        app = build_server(bench, tabs, own_hosts(host), key)
 
         def ready() -> None:
             write_private(home / "server.json", json.dumps({"url": url, "pid": os.getpid()}))
@@ -60,6 +71,21 @@ def serve(
         finally:
             (home / "server.json").unlink(missing_ok=True)
     return 0
+
+
+def cannot_start(error: Exception, host: str) -> str:
+    """Why it did not come to a server, in two sentences."""
+    if isinstance(error, Refused):
+        return str(error)
+    if isinstance(error, socket.gaierror) or getattr(error, "errno", 0) == errno.EADDRNOTAVAIL:
+        return f"{host} is not an address of this computer. Choose another with --host."
+    if isinstance(error, UnicodeDecodeError):
+        return "The file token in the home folder is not text. Delete it: a new one is made."
+    place = getattr(error, "filename", None) or "the home folder"
+    why = getattr(error, "strerror", None) or str(error)
+    return (
+        f"Werkbank cannot use {place} ({why}). Choose another folder with --home, or mend that one."
+    )
 
 
 def settle_home(home: Path | None) -> Path:
@@ -135,7 +161,9 @@ def run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> Non
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN,
     )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its own clean-up
+    # uvicorn raises both again after its own clean-up; ours comes after that.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
         Announcing(config, ready).run(sockets=[listener])
 
 
@@ -163,7 +191,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def address(host: str, port: int, token: str | None) -> str:
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{shown}:{port}/" + (f"?token={quote(token, safe='')}" if token else "")
 
 
 def open_first(home: Path, browser: bool, patience: float = 30.0) -> int:

@@ -173,7 +173,8 @@ def open_model(path: Path, device: str, quantisation: str) -> tuple[Any, Any]:
             **weights(device, quantisation),
             **common,
         )
-    except (ValueError, KeyError, ImportError, OSError) as error:
+    except (ValueError, KeyError, ImportError, OSError, ArithmeticError, TypeError,
+            AttributeError, AssertionError) as error:  # fmt: skip
         first = str(error).strip().partition("\n")[0][:300]
         raise Refused(
             f"transformers could not open {path.name}: {first}",

@@ -51,6 +51,9 @@ HARMLESS = {
     "_class_name": str,
     "_diffusers_version": str,
 }
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size",
+         "num_attention_heads", "num_key_value_heads", "max_position_embeddings")  # fmt: skip
+MOST = 100_000_000  # no size in a config is larger
 LABELS = ("label2id",)  # maps whose keys are data, not settings
 KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 
@@ -225,9 +228,12 @@ def check_folder(folder: Path) -> None:
     headers = {f: read_safetensors(f) for f in weights if f.suffix == ".safetensors"}
     for parts in {tuple(gguf_parts(f)) for f in weights if f.suffix == ".gguf"}:
         check_gguf(list(parts))
-    for index in files:
-        if index.name.endswith(".safetensors.index.json"):
-            _check_index(index, headers)
+    tensors = sum(len(header.tensors) for header in headers.values())
+    for file in files:
+        if file.name.endswith(".safetensors.index.json"):
+            _check_index(file, headers)
+        elif headers and file.name == "config.json":
+            _check_sizes(read_json(file), f"{file.parent.name}/{file.name}", tensors)
 
 
 def _files_inside(folder: Path) -> Iterator[Path]:
@@ -293,6 +299,19 @@ def _check_keys(value: Any, where: str) -> None:
             )
         if key not in LABELS:
             _check_keys(entry, where)
+
+
+def _check_sizes(config: dict[str, Any], where: str, tensors: int) -> None:
+    """Sizes that a library would believe: each must be a number that the weights can bear out."""
+    for key in SIZES:
+        value = config.get(key)
+        if value is not None and (type(value) is not int or not 0 < value <= MOST):
+            raise Refused(f"{where} says {str(value)[:40]!r} for {key}.", AGAIN)
+    layers = config.get("num_hidden_layers", 0) or 0
+    if layers > tensors:
+        raise Refused(
+            f"{where} says {layers:,} layers, and the weights hold {tensors:,} tensors.", AGAIN
+        )
 
 
 def _harmless(key: str, entry: Any) -> bool:

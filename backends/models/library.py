@@ -304,7 +304,11 @@ def _models_in(ref: ModelRef, path: Path) -> Iterator[tuple[ModelRef, Path]]:
 
 def _judged(ref: ModelRef, path: Path, task: str) -> Listed | None:
     """The entry for one model, or None where it is for another task."""
-    listed = Listed(str(ref), f"{ref.name} {ref.file}".strip(), task, ref, "")
+    # A name from another system may be no UTF-8: what is shown must be.
+    shown, title = (
+        text.encode("utf-8", "replace").decode() for text in (str(ref), f"{ref.name} {ref.file}")
+    )
+    listed = Listed(shown, title.strip(), task, ref, "")
     try:
         ModelRef.parse(str(ref))
         located = locate(ref)
@@ -314,7 +318,7 @@ def _judged(ref: ModelRef, path: Path, task: str) -> Listed | None:
         facts, problem, seems = None, str(refused), guess_task(path)
         if ref.kind == "folder" and "does not name" in refused.message:
             problem = (
-                f"The name {ref.name!r} cannot be used here. "
+                f"The name {title.strip()!r} cannot be used here. "
                 "Rename it: letters, digits, dots, dashes and underscores only."
             )
     return _with_facts(listed, facts, problem) if seems == task else None

@@ -23,7 +23,7 @@ import psutil
 
 from backends.events import Done, Event, Failed, Notice, from_json
 from backends.runtime import frames
-from backends.runtime.process import CHECKOUT, child_environment, kill_tree, start_flags
+from backends.runtime.process import CHECKOUT, child_environment, kill_tree, own_temp, start_flags
 
 GRACE = 3.0  # seconds that a cancelled call gets before its process is killed
 TAIL_LINES = 40  # of the log, shown as details
@@ -84,7 +84,7 @@ class Child:
     def __init__(self, folder: Path, name: str) -> None:
         self.name = name
         self.grace = GRACE
-        self.temp = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_made(folder / "tmp")))
+        self.temp = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=own_temp(folder)))
         self.log_path = _made(folder / "logs") / f"worker-{name}.log"
         self.pid, self.created = 0, 0.0
         self.memory: dict[str, int] = {}
@@ -142,6 +142,11 @@ class Child:
         pipe = self._process.stdin if self._process else None
         if pipe and not pipe.is_closing():
             pipe.write(line)
+
+    def tell(self, message: str) -> None:
+        """A notice to everybody who waits for an answer of this process."""
+        for call in self._calls.values():
+            call.put(Notice(message))
 
     def resident_bytes(self) -> int:
         """What the process holds in RAM at this moment; 0 where it is gone."""

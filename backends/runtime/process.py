@@ -6,6 +6,7 @@ The Windows branches were reviewed, not run.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ PASSED = (
 )  # fmt: skip
 PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "WERKBANK_TEST_")
 
+TEMP_MARK = ".made-by-werkbank"
+
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -39,6 +42,26 @@ OFFLINE = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8",
 }
+
+
+def own_temp(home: Path) -> Path:
+    """The folder for what does not outlive the page, made where it is missing.
+
+    A marker inside says that it is ours: the user may keep other things in `home`.
+    """
+    folder = home / "werkbank-tmp"
+    if not folder.exists():
+        folder.mkdir(parents=True, mode=0o700)
+        (folder / TEMP_MARK).touch()
+    return folder
+
+
+def empty_temp(home: Path) -> None:
+    """Remove what an earlier page left there; nothing where the folder is not ours."""
+    folder = own_temp(home)
+    if (folder / TEMP_MARK).is_file():
+        shutil.rmtree(folder)
+        own_temp(home)
 
 
 def child_environment(temp: Path, more: dict[str, str] | None = None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import time
 from collections import deque
@@ -26,8 +27,11 @@ from backends.runtime.child import Call, Child
 
 RESTARTS, RESTART_SPAN = 3, 600.0  # so many restarts in so many seconds
 SILENT = 30.0  # seconds without a sign of life: "not responding"
+SILENT_LOAD = 180.0  # a library may hold everything up while it opens a large file
+SPARE_SILENT = 5.0  # seconds; an idle process says once a second that it lives
 SPARE_RAM_BYTES = 4 * 2**30  # a spare is kept only while this much RAM is free
 UNLOADED = Failed("The model was unloaded meanwhile.", "Send it again.", refused=True)
+SPARE_AGAIN = 60.0  # seconds after one that died or could not be started
 SPARE_DELAY = 10.0  # seconds after a load before the next spare is started
 
 
@@ -211,7 +215,10 @@ class Supervisor:
         wanted = resident.card.preload
         if wanted and self.spare and self.spare.alive:
             child, self.spare = self.spare, None
-            return child
+            waiting = child.preloaded.is_set()
+            if not waiting or time.monotonic() - child.heard < SPARE_SILENT:
+                return child
+            child.kill()
         return await Child.start(self.folder, resident.id)
 
     # Running
@@ -329,18 +336,32 @@ class Supervisor:
         await asyncio.sleep(1.0)
         while True:
             self._look_for_silence()
-            await self._keep_spare()
+            try:
+                await self._keep_spare()
+            except OSError as error:  # no process can be started now: later, perhaps
+                logging.getLogger(__name__).warning("no spare: %s", error)
+                self._spare_at = time.monotonic() + SPARE_AGAIN
             await asyncio.sleep(1.0)
 
     def _look_for_silence(self) -> None:
         now = time.monotonic()
         for resident in self.residents.values():
             child = resident.child
-            if resident.state not in ("busy", "stuck") or not child or not child.alive:
+            if not child or not child.alive:
+                continue
+            if resident.state == "loading" and now - child.heard > SILENT_LOAD:
+                child.ending = "hung"
+                child.kill()
+            if resident.state not in ("busy", "stuck"):
                 continue
             silent = now - child.heard > self.silent
             if silent != (resident.state == "stuck"):
                 self._state(resident, "stuck" if silent else "busy")
+                if silent:
+                    child.tell(
+                        f"The model has given no sign of life for {self.silent:.0f} seconds. "
+                        "Press Stop to restart it, or wait."
+                    )
 
     async def _keep_spare(self) -> None:
         if not self.want_spare:
@@ -348,6 +369,7 @@ class Supervisor:
         free = psutil.virtual_memory().available
         if self.spare and (not self.spare.alive or free < SPARE_RAM_BYTES / 2):
             spare, self.spare = self.spare, None
+            self._spare_at = time.monotonic() + SPARE_AGAIN
             await spare.stop(grace=0.5)
         elif not self.spare and free > SPARE_RAM_BYTES and time.monotonic() > self._spare_at:
             modules = dict.fromkeys(m for b in BACKENDS.values() for m in b.card.preload)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -115,14 +118,32 @@ def test_waiting_ends_with_a_sentence_that_names_what_did_not_happen() -> None:
 
 
 def test_what_this_run_computes_is_not_counted_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Seconds of the clock, of all processors together, of this process with its children.
-    moments = iter([(0.0, 100.0, 7.0), (10.0, 116.0, 11.0), (20.0, 111.0, 27.0)])
+    # Seconds of the clock, of all processors at work, of this process and children waited for.
+    moments = iter([(0.0, 100.0, 7.0), (10.0, 116.0, 11.0), (10.0, 116.0, 11.0), (20.0, 111, 27)])
     monkeypatch.setattr(Others, "_now", staticmethod(lambda: next(moments)))
     monkeypatch.setattr("benchmarks.measure.psutil.cpu_count", lambda: 2)
-    monkeypatch.setattr("benchmarks.measure.os.name", "posix")
     others = Others()
     assert others.percent() == 60  # 12 of 20 core seconds
+    others._latest = {(5, 0.0): 4.0, (6, 0.0): 4.0}  # nobody waits for these two
+    assert others.percent() == 40
     assert others.percent() == 0  # a child that ended brings more than the clock has seen
+
+
+def test_a_grandchild_that_lost_its_parent_counts_as_ours() -> None:
+    burn = "import time\nwhile time.process_time() < 0.8: pass\ntime.sleep(2)"
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {burn!r}])"
+    with Others() as others:
+        subprocess.run([sys.executable, "-c", parent + "; time.sleep(0.8)"], check=True)
+        deadline = time.monotonic() + 5
+        while sum(others._latest.values()) < 0.6 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert sum(others._latest.values()) > 0.6
+
+
+def test_a_noisy_machine_is_told_and_a_quiet_one_only_kept() -> None:
+    quiet, noisy = (run.with_noise(FAST.row(1.0, "5 pairs"), p) for p in (3.04, 40.0))
+    assert quiet.note == "5 pairs" and quiet.values["others_percent"] == 3.0
+    assert noisy.note == ("5 pairs; NOT QUIET: other programs took 40 % of the machine meanwhile")
 
 
 # The rows that compare
@@ -203,9 +224,10 @@ def test_a_run_prints_the_table_keeps_the_record_and_says_whether_all_hold(
     assert "page answers" in capsys.readouterr().out
     kept = (tmp_path / "home" / "benchmarks.jsonl").read_text("utf-8").splitlines()
     last = json.loads(kept[-1])
+    noise = {"others_percent": last["rows"][0]["values"]["others_percent"]}
     assert len(kept) == 2 and last == json.loads((tmp_path / "one.json").read_text("utf-8"))
     assert [row["holds"] for row in last["rows"]] == [figure <= 1.3, None]
-    assert last["rows"][0]["values"] == {"figure": figure, "pairs": [1, 2]}
+    assert last["rows"][0]["values"] == {"figure": figure, "pairs": [1, 2]} | noise
     assert last["machine"]["cores"] > 0 and last["asked"] == {"task": "chat", "hour": True}
 
 

@@ -16,7 +16,7 @@ HARMLESS = ("Failed to load resource", "Content Security Policy")
 PICTURES = Path(__file__).parent / "screenshots"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: Playwright's loop would be in the way of asyncio.run
 def browser() -> Iterator[Browser]:
     path = find_chromium()
     if not path:

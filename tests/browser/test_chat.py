@@ -46,7 +46,8 @@ def answer(page: Page) -> str:
 def wait_for_words(page: Page, characters: int, seconds: float = 30) -> str:
     deadline = time.monotonic() + seconds
     while len(answer(page)) < characters:
-        assert time.monotonic() < deadline, f"only {answer(page)!r}"
+        status = page.locator("#chat-status")
+        assert time.monotonic() < deadline, f"only {answer(page)!r}, {status.inner_text()!r}"
         time.sleep(0.05)
     return answer(page)
 
@@ -320,3 +321,68 @@ def test_another_conversation_can_be_read_while_one_is_being_answered(
     page.locator("#conversations button", has_text="lighthouse").first.click()
     wait_for_words(page, 200)
     expect(page.locator("#chat-log .bot")).not_to_contain_text("nobody")
+
+
+def test_stop_ends_a_worker_that_no_longer_reacts(server: Served, open_page: Open) -> None:
+    page = open_page(server)
+    start_long_answer(page)
+    worker = server.worker(STARTER)
+    worker.suspend()
+    try:
+        page.locator("#chat-stop").click()
+        expect(page.locator("#chat-log .bot .told")).to_contain_text(
+            "restarting the model", timeout=6_000
+        )
+        assert not worker.is_running() or worker.status() == "zombie"
+    finally:
+        if worker.is_running():
+            worker.resume()
+
+
+def test_a_message_elsewhere_waits_its_turn_while_another_is_answered(
+    server: Served, open_page: Open
+) -> None:
+    page = open_page(server)
+    start_long_answer(page)
+    page.locator("#chat-new").click()
+    expect(page.locator("#chat-log .bot")).to_have_count(0)
+    send(page, "What is the capital of France?")
+    expect(page.locator("#chat-status")).to_contain_text("Busy: position 1")
+    page.locator("#conversations button", has_text="lighthouse").first.click()
+    expect(page.locator("#chat-log .user").first).to_contain_text("lighthouse")
+    page.locator("#chat-stop").click()
+    expect(page.locator("#chat-log .bot .usage")).to_contain_text("stopped")
+    page.locator("#conversations button", has_text="capital").first.click()
+    expect(page.locator("#chat-log .bot")).to_contain_text("Paris", timeout=20_000)
+
+
+def test_a_reload_while_a_model_loads_goes_on_showing_it(server: Served, open_page: Open) -> None:
+    page = open_page(server, dies=True)
+    choose_model(page, "Echo")
+    page.get_by_role("button", name="How to load it").click()
+    set_number(page, "chat-echo-load-seconds", 6)
+    page.locator("#chat-load").click()
+    expect(page.locator("#chat-load-cancel")).to_be_visible()
+    page.reload()
+    expect(page.locator("#chat-load-cancel")).to_be_visible(timeout=5_000)
+    expect(page.locator("#chat-model-status")).to_contain_text("Ready", timeout=10_000)
+
+
+def test_the_api_is_not_disturbed_by_a_message_from_the_page(
+    server: Served, open_page: Open
+) -> None:
+    page = open_page(server)
+    choose_model(page, "Echo")
+    page.locator("#chat-unload").click()
+    expect(page.locator("#chat-model-status")).to_contain_text("nloaded")
+    body = {
+        "model": "echo", "stream": True, "words": 60, "words_per_second": 20,
+        "messages": [{"role": "user", "content": "x"}],
+    }  # fmt: skip
+    with server.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as s:
+        lines = s.iter_lines()
+        next(lines)
+        send(page, "me too")
+        rest = list(lines)
+    assert rest[-2] == "data: [DONE]" or "data: [DONE]" in rest
+    expect(page.locator("#chat-log .bot")).to_contain_text("me too", timeout=10_000)
