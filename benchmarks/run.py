@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 import tempfile
 import textwrap
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.task in OTHER_TASKS:
         print(f"This version measures chat only, not {args.task}.")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
     began = time.monotonic()
     rows = []
     with tempfile.TemporaryDirectory(prefix="werkbank-", ignore_cleanup_errors=True) as scratch:
