@@ -100,9 +100,9 @@ def _wire(picker: Picker) -> None:
         listed = bench.models(task)
         known = [m.id for m in listed]
         under_way = [bench.find(x.resident.model).id for x in bench.loadings.values()]
-        name = next((n for n in under_way if n in known), name)
+        wanted = next((n for n in under_way if n in known), name)
         first = first_choice(bench, listed)
-        chosen = name if name in known else first.id if first else None
+        chosen = wanted if wanted in known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
         # Only a value that must change is set: the user may have chosen meanwhile.
         value = {} if chosen == name else {"value": chosen}
