@@ -68,9 +68,12 @@ def _run_test(args: argparse.Namespace) -> int:
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "task", nargs="?", choices=("chat", "image", "speech"), help="one task (default: all)"
-    )
+    add = parser.add_argument
+    add("task", nargs="?", choices=("chat", "image", "speech"), help="one task (default: all)")
+    add("--minutes", metavar="N", help="how long a page is open for its memory (default: 2)")
+    add("--hour", action="store_true", help="the same as --minutes 60")
+    add("--quick", action="store_true", help="once each, to see whether all of it runs")
+    add("--json", dest="record", metavar="FILE", help="write the record of this run there too")
     _add_home(parser)
 
 
@@ -79,7 +82,11 @@ def _run_bench(args: argparse.Namespace) -> int:
 
     if args.home is not None:
         os.environ["WERKBANK_HOME"] = str(args.home)
-    return int(bench([args.task] if args.task else []))
+    words = [args.task] if args.task else []
+    words += ["--hour"] * args.hour + ["--quick"] * args.quick
+    for option, value in (("--minutes", args.minutes), ("--json", args.record)):
+        words += [option, value] if value else []
+    return int(bench(words))
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -141,11 +148,12 @@ def absolute_paths(argv: list[str], folder: Path) -> list[str]:
     words = list(argv)
     if words[:1] == ["test"]:  # pytest's paths are the checkout's
         return words
+    paths = (*PATH_OPTIONS, "--json") if words[:1] == ["bench"] else PATH_OPTIONS
     for i, word in enumerate(words):
         option, equals, value = word.partition("=")
-        if option in PATH_OPTIONS and equals:
+        if option in paths and equals:
             words[i] = f"{option}={folder / Path(value).expanduser()}"
-        elif i and words[i - 1] in PATH_OPTIONS:
+        elif i and words[i - 1] in paths:
             words[i] = str(folder / Path(word).expanduser())
     return words
 

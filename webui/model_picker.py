@@ -99,8 +99,7 @@ def _wire(picker: Picker) -> None:
     def refresh(name: str | None) -> list[Any]:
         listed = bench.models(task)
         known = [m.id for m in listed]
-        under_way = [bench.find(x.resident.model).id for x in bench.loadings.values()]
-        wanted = next((n for n in under_way if n in known), name)
+        wanted = next((m.id for m in listed if str(m.ref) in bench.loadings), name)
         first = first_choice(bench, listed)
         chosen = wanted if wanted in known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
@@ -108,12 +107,12 @@ def _wire(picker: Picker) -> None:
         value = {} if chosen == name else {"value": chosen}
         return [gr.Dropdown(choices=choices, **value), *show(chosen)]
 
-    async def follow_load(name: str | None) -> AsyncGenerator[list[Any], None]:
+    async def follow_load() -> AsyncGenerator[list[Any], None]:
         yield [gr.skip()] * 3  # a generator that yields nothing would empty them
-        for loading in list(bench.loadings.values()):
-            listed = bench.find(loading.resident.model)
-            if listed.id == name:
-                async for status, busy in watch_load(bench, listed, loading):
+        known = {str(m.ref): m for m in bench.models(task)}
+        for ref, loading in list(bench.loadings.items()):
+            if ref in known:
+                async for status, busy in watch_load(bench, known[ref], loading):
                     yield [status, gr.Button(interactive=not busy), gr.Button(visible=busy)]
 
     def show(name: str | None) -> list[Any]:
@@ -136,9 +135,8 @@ def _wire(picker: Picker) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     page = gr.context.Context.root_block
-    page.load(
-        refresh, picker.model, [picker.model, picker.status, *groups], queue=False, **quiet
-    ).then(follow_load, picker.model, outputs, **quiet)
+    page.load(refresh, picker.model, [picker.model, picker.status, *groups], queue=False, **quiet)
+    page.load(follow_load, None, outputs, **quiet)
     picker.model.input(show, picker.model, [picker.status, *groups], queue=False, **quiet)
     picker.load.click(load, picker.inputs, outputs, **quiet)
     picker.cancel.click(cancel, picker.model, None, queue=False, **quiet)

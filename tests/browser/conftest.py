@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, sync_playwright
 
 from tests.served import Served, find_chromium
 
@@ -52,6 +52,11 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
             if not dies and not any(known in text for known in HARMLESS):
                 errors.append(text)
 
+        def answered(response: Response) -> None:
+            if response.status >= 500:
+                failed(f"{response.status} {response.url}")
+
+        page.on("response", answered)
         page.on("requestfinished", ended)
         page.on("requestfailed", ended)
         page.on("pageerror", lambda error: failed(str(error)))

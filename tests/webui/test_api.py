@@ -192,3 +192,22 @@ def test_a_crowd_is_served_in_turn_or_told_to_come_back(server: Served) -> None:
     assert len(served) + len(refused) == 40 and len(served) >= 20 and refused
     assert all(int(retry) >= 1 for _, retry in refused)
     assert server.health()["gate"] == {"running": 0, "waiting": 0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"model": "echo", "messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+     b'{"model": "echo", "messages": [{"role": ["x"], "content": "a"}]}',
+     b'{"model": "echo", "\\udfff": 1, "messages": [{"role": "user", "content": "a"}]}'],
+    ids=["deep", "role", "surrogate"],
+)  # fmt: skip
+def test_odd_json_is_the_client_s_fault(server: Served, body: bytes) -> None:
+    with server.client() as client:
+        answer = client.post("/v1/chat/completions", content=body)
+    assert answer.status_code == 400 and answer.json()["error"]["message"].count(". ") >= 1
+
+
+def test_an_unknown_route_answers_in_openai_s_shape(server: Served) -> None:
+    with server.client() as client:
+        answer = client.post("/v1/embeddings", json={})
+    assert answer.status_code == 404 and "error" in answer.json()

@@ -75,6 +75,20 @@ def test_a_relative_home_is_meant_from_where_the_user_stands(tmp_path: Path) -> 
     assert cli.absolute_paths(["test", "--home", "x"], here) == ["test", "--home", "x"]
 
 
+def test_bench_is_called_with_what_was_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[str] = []
+    fake = SimpleNamespace(main=lambda words: given.extend(words) or 3)
+    monkeypatch.setitem(sys.modules, "benchmarks.run", fake)
+    words = cli.absolute_paths(["bench", "chat", "--hour", "--json", "x.json"], tmp_path)
+    assert cli.main(words) == 3
+    assert given == ["chat", "--hour", "--json", str(tmp_path / "x.json")]
+    given.clear()
+    assert cli.main(["bench", "--minutes", "5", "--quick"]) == 3
+    assert given == ["--quick", "--minutes", "5"]
+
+
 def test_serve_is_called_with_what_was_asked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

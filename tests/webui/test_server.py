@@ -163,3 +163,29 @@ def test_the_token_is_in_no_log(server: Served) -> None:
     assert server.token not in printed
     for log in (server.home / "logs").glob("*"):
         assert server.token not in log.read_text("utf-8")
+
+
+def test_a_folder_named_tmp_in_the_home_is_left_alone(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "tmp").mkdir(parents=True)
+    (home / "tmp" / "thesis.txt").write_text("mine")
+    with serving(home) as served:
+        assert served.health()["status"] == "ok"
+    assert (home / "tmp" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("trouble", ["home is a file", "token is a folder", "host is not ours"])
+def test_what_cannot_start_says_why_in_two_sentences(tmp_path: Path, trouble: str) -> None:
+    home, more = tmp_path / "home", ["--port", "7990"]
+    if trouble == "home is a file":
+        home.write_text("x")
+    elif trouble == "token is a folder":
+        (home / "token").mkdir(parents=True)
+    else:
+        more += ["--host", "192.0.2.1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "webui.cli", "serve", "--no-browser", "--home", str(home), *more],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().count(". ") >= 1
