@@ -178,7 +178,7 @@ def bind(host: str, port: int) -> socket.socket:
             listener.bind((host, candidate))
         except OSError as error:
             listener.close()
-            if isinstance(error, PermissionError) or getattr(error, "errno", 0) == 98:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 continue
             if sys.platform == "win32" and getattr(error, "winerror", 0) in (10013, 10048):
                 continue
