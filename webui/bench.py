@@ -195,11 +195,12 @@ class Bench:
         *,
         options: dict[str, Any] | None = None,
         on_call: Callable[[Call], None] = lambda call: None,
+        guest: bool = False,
     ) -> AsyncGenerator[Event | Waiting, None]:
         """Load where needed, wait for a turn, run. The last event is Done or Failed.
 
-        Closing the iterator at any time frees its place. Raises Busy where the waiting room is
-        full.
+        A `guest`, a visitor of a shared demo, waits behind everybody else. Closing the iterator at
+        any time frees its place. Raises Busy where the waiting room is full.
         """
         try:
             resident = self.resident_of(listed)
@@ -219,7 +220,7 @@ class Bench:
         except Refused as refused:
             yield refused.as_event()
             return
-        ticket = self.gate.enter(resident.id, visitor, resident.card.slots)
+        ticket = self.gate.enter(resident.id, visitor, resident.card.slots, guest=guest)
         try:
             async for position in ticket.positions():
                 if position:

@@ -4,8 +4,8 @@ Pure asyncio, no thread and no clock but for the announcements. A lane is one re
 slots. Turns go in rounds, one of each visitor in a round; who comes anew stands in the next round,
 before those that were served in this one. So one visitor with twenty requests delays another's
 first by no more than the turn that runs already, and no stream of newcomers delays anybody for
-ever (start-time fair queueing, Goyal et al. 1996, with turns instead of bytes). All methods belong
-to the event loop.
+ever (start-time fair queueing, Goyal et al. 1996, with turns instead of bytes). Guests, visitors
+of a shared demo, are called only where nobody else waits. All methods belong to the event loop.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 ROOM = 60  # waiting, over all lanes
 PER_VISITOR = 20  # waiting, of one visitor, over all lanes
+GUEST_ROOM = 30  # of `ROOM`, for all guests together
 ANNOUNCE = 2.0  # seconds between two tellings of an unchanged position
 FIRST_GUESS = 5.0  # seconds that a turn takes, before one was seen
 LONGEST_RETRY = 60.0  # seconds
@@ -39,8 +40,10 @@ class Ticket:
     `position` is 0 while it is its turn, otherwise its place among the waiting, from 1.
     """
 
-    def __init__(self, gate: Gate, lane: str, visitor: str, number: int, round: int) -> None:
-        self.gate, self.lane, self.visitor = gate, lane, visitor
+    def __init__(
+        self, gate: Gate, lane: str, visitor: str, number: int, round: int, guest: bool = False
+    ) -> None:
+        self.gate, self.lane, self.visitor, self.guest = gate, lane, visitor, guest
         self.number, self.round = number, round  # when it came
         self.position = 0
         self.left = False
@@ -85,13 +88,11 @@ class Ticket:
 
 
 @dataclass
-class Lane:
-    """One resident: so many may run at once, the others wait in the order of `queue`."""
+class Line:
+    """Who waits, in the order of arrival; `queue` is the order in which they will be called."""
 
-    slots: int
     round: int = 0  # of the turn that began last
-    running: dict[Ticket, float] = field(default_factory=dict)  # and when it began
-    waiting: list[Ticket] = field(default_factory=list)  # in the order of arrival
+    waiting: list[Ticket] = field(default_factory=list)
     # Of the last turn of a visitor: its round, and which turn of all it was.
     served: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -116,6 +117,13 @@ class Lane:
                 order.append((round, ticket))
         return order
 
+    def call(self, turn: int) -> Ticket:
+        """Take the first one out; `turn` numbers the turns of all."""
+        self.round, ticket = self.queue()[0]
+        self.waiting.remove(ticket)
+        self.served[ticket.visitor] = self.round, turn
+        return ticket
+
     def forget(self) -> None:
         """Visitors that are not here and were served in an earlier round are as good as new."""
         here = {ticket.visitor for ticket in self.waiting}
@@ -124,6 +132,23 @@ class Lane:
             for visitor, turn in self.served.items()
             if visitor in here or turn[0] >= self.round
         }
+
+
+@dataclass
+class Lane:
+    """One resident: so many may run at once. Guests stand in a line of their own, behind."""
+
+    slots: int
+    running: dict[Ticket, float] = field(default_factory=dict)  # and when it began
+    own: Line = field(default_factory=Line)
+    guests: Line = field(default_factory=Line)
+
+    def line(self, guest: bool) -> Line:
+        return self.guests if guest else self.own
+
+    @property
+    def waiting(self) -> list[Ticket]:
+        return self.own.waiting + self.guests.waiting
 
 
 class Gate:
@@ -144,20 +169,27 @@ class Gate:
         self._turn_seconds: dict[str, float] = {}  # by lane, for as long as the page lives
 
     def enter(
-        self, lane: str, visitor: str, slots: int = 1, per_visitor: int | None = None
+        self,
+        lane: str,
+        visitor: str,
+        slots: int = 1,
+        per_visitor: int | None = None,
+        *,
+        guest: bool = False,
     ) -> Ticket:
         """Take a place. Raises Busy where no more can wait, all in all or of this visitor.
 
         `slots` is how many of the lane may run at once; `per_visitor` overrides the gate's own
-        number, as for guests of a shared page.
+        number. A `guest` waits behind all who are none, and guests never fill the whole room.
         """
         here = self._lanes.setdefault(lane, Lane(slots))
         here.slots = slots
         if here.waiting or len(here.running) >= slots:
             most = self.per_visitor if per_visitor is None else per_visitor
-            self._check_room(lane, visitor, most)
-        ticket = Ticket(self, lane, visitor, next(self._numbers), here.round)
-        here.waiting.append(ticket)
+            self._check_room(lane, visitor, most, guest)
+        line = here.line(guest)
+        ticket = Ticket(self, lane, visitor, next(self._numbers), line.round, guest)
+        line.waiting.append(ticket)
         self._advance(here)
         return ticket
 
@@ -169,16 +201,18 @@ class Gate:
             "waiting": sum(len(lane.waiting) for lane in lanes),
         }
 
-    def _check_room(self, key: str, visitor: str, per_visitor: int) -> None:
+    def _check_room(self, key: str, visitor: str, per_visitor: int, guest: bool) -> None:
         waiting = [ticket for lane in self._lanes.values() for ticket in lane.waiting]
         own = sum(ticket.visitor == visitor for ticket in waiting)
-        if len(waiting) < self.room and own < per_visitor:
+        guests = sum(ticket.guest for ticket in waiting)
+        full = len(waiting) >= self.room or (guest and guests >= GUEST_ROOM)
+        if not full and own < per_visitor:
             return
         lane = self._lanes[key]
         turns = (len(lane.waiting) + len(lane.running)) / lane.slots
         each = self._turn_seconds.get(key, FIRST_GUESS)
         seconds = math.ceil(min(LONGEST_RETRY, each * turns))
-        full, many = len(waiting) >= self.room, len(waiting) if len(waiting) >= self.room else own
+        many = len(waiting) if full else own
         raise Busy(
             f"Werkbank is busy: {many} request{'s' * (many != 1)} {'' if full else 'of yours '}"
             f"wait{'s' * (many == 1)} already. Try again in about {seconds} s.",
@@ -189,7 +223,7 @@ class Gate:
         lane = self._lanes[ticket.lane]
         began = lane.running.pop(ticket, None)
         if began is None:
-            lane.waiting.remove(ticket)
+            lane.line(ticket.guest).waiting.remove(ticket)
         else:
             took, before = self.clock() - began, self._turn_seconds.get(ticket.lane)
             self._turn_seconds[ticket.lane] = took if before is None else before * 0.7 + took * 0.3
@@ -200,11 +234,13 @@ class Gate:
     def _advance(self, lane: Lane) -> None:
         """Call whoever is next while there are slots, then tell the others where they stand."""
         while lane.waiting and len(lane.running) < lane.slots:
-            lane.round, ticket = lane.queue()[0]
-            lane.waiting.remove(ticket)
+            line = lane.own if lane.own.waiting else lane.guests
+            ticket = line.call(next(self._numbers))
             lane.running[ticket] = self.clock()
-            lane.served[ticket.visitor] = lane.round, next(self._numbers)
             ticket._move(0)
-        lane.forget()
-        for position, (_, ticket) in enumerate(lane.queue(), 1):
+        queue = []
+        for line in (lane.own, lane.guests):
+            line.forget()
+            queue += line.queue()
+        for position, (_, ticket) in enumerate(queue, 1):
             ticket._move(position)

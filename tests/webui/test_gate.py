@@ -40,7 +40,7 @@ def test_a_busy_lane_remembers_only_who_matters(gate):
         following = gate.enter("m", f"v{n}")
         now.leave()
         now = following
-    assert len(gate._lanes["m"].served) < 5
+    assert len(gate._lanes["m"].own.served) < 5
 
 
 def test_lanes_do_not_wait_for_each_other(gate):
@@ -326,3 +326,36 @@ def test_waiting_costs_next_to_nothing():
         await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(main())
+
+
+def test_guests_wait_behind_everybody_else(gate):
+    running = gate.enter("m", "demo:a", guest=True)
+    guests = [gate.enter("m", f"demo:{v}", guest=True) for v in "bc"]
+    owner, api = gate.enter("m", "owner"), gate.enter("m", "api")
+    assert positions(running, owner, api, *guests) == [0, 1, 2, 3, 4]
+    running.leave()
+    owner.leave()
+    again = gate.enter("m", "owner")
+    assert positions(api, again, *guests) == [0, 1, 2, 3]
+    for ticket in (api, again):
+        ticket.leave()
+    assert positions(*guests) == [0, 1]
+
+
+def test_guests_cannot_fill_the_waiting_room(gate):
+    gate.enter("m", "owner")
+    for number in range(gate_module.GUEST_ROOM):
+        gate.enter("m", f"demo:{number}", guest=True)
+    with pytest.raises(Busy, match="30 requests wait"):
+        gate.enter("m", "demo:one more", guest=True)
+    assert gate.enter("m", "page").position == 1
+
+
+def test_turns_of_guests_are_fair_among_them(gate):
+    gate.enter("m", "owner").leave()
+    now = gate.enter("m", "owner")
+    many = [gate.enter("m", "demo:many", guest=True) for _ in range(4)]
+    one = gate.enter("m", "demo:one", guest=True)
+    assert one.position == 2 and positions(*many) == [1, 3, 4, 5]
+    now.leave()
+    assert positions(many[0], one) == [0, 1]
