@@ -1,80 +1,42 @@
 """Conversations and their messages in SQLite, saved while they stream.
 
-Messages form a tree (`parent`), so that an edit or a second answer is a branch; a conversation's
-`head` is the last message of the branch that is shown. After `kill -9` everything up to the last
-`append_text` is there.
+Messages form a tree (`parent`), so that an edit or a second answer is a branch and nothing is ever
+written over; a conversation's `head` is the last message of the branch that is shown. After
+`kill -9` everything up to the last `append_text` is there.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from backends.base import Refused
 from webui.database import Database
+from webui.pairs import Pair, pairs
+from webui.schema import (
+    LISTED,
+    MIGRATIONS,
+    WHOLE,
+    Conversation,
+    Message,
+    Role,
+    State,
+    conversation_of,
+    message_of,
+)
+from webui.search import Found, search
 
-Role = Literal["system", "user", "assistant"]
-State = Literal["streaming", "done", "stopped", "failed"]
+__all__ = ["INTERRUPTED", "MIGRATIONS", "Conversation", "Found", "Message", "Pair", "Store"]
+
 INTERRUPTED = "Werkbank ended while this was being written. Ask again for the rest."
 TITLE_LENGTH = 80
-
-# Each entry brings a database from its place in this list to the next. Never change one that was
-# released: append.
-MIGRATIONS = (
-    """
-    CREATE TABLE conversations (
-        id TEXT PRIMARY KEY, title TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL,
-        model TEXT NOT NULL, settings TEXT NOT NULL, head INTEGER,
-        pinned INTEGER NOT NULL DEFAULT 0, deleted REAL
-    ) STRICT;
-    CREATE INDEX conversations_listed ON conversations (pinned DESC, updated DESC)
-        WHERE deleted IS NULL;
-    CREATE TABLE messages (
-        id INTEGER PRIMARY KEY, conversation TEXT NOT NULL REFERENCES conversations (id),
-        parent INTEGER REFERENCES messages (id), position INTEGER NOT NULL, role TEXT NOT NULL,
-        text TEXT NOT NULL, state TEXT NOT NULL, note TEXT NOT NULL, usage TEXT NOT NULL,
-        model TEXT NOT NULL, created REAL NOT NULL
-    ) STRICT;
-    CREATE INDEX messages_of_conversation ON messages (conversation, position);
-    CREATE INDEX messages_of_parent ON messages (parent);
-    CREATE INDEX messages_streaming ON messages (state) WHERE state = 'streaming';
-    """,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """One conversation without its messages. Times are Unix seconds."""
-
-    id: str
-    title: str
-    created: float
-    updated: float
-    model: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn. `parent` is the id of the turn before it, empty for the first."""
-
-    id: str
-    conversation: str
-    parent: str
-    position: int
-    role: str
-    text: str
-    state: str = "done"
-    note: str = ""
-    usage: dict[str, Any] = field(default_factory=dict)
-    model: str = ""
-    created: float = 0.0
+DELETED_DAYS = 30  # until what was deleted is gone for good
 
 
 class Store:
@@ -117,21 +79,22 @@ class Store:
 
     def conversation(self, id: str) -> Conversation | None:
         rows = self.database.read(
-            f"SELECT {_LISTED} FROM conversations WHERE id = ? AND deleted IS NULL", id
+            f"SELECT {LISTED} FROM conversations WHERE id = ? AND deleted IS NULL", id
         )
-        return _conversation(rows[0]) if rows else None
+        return conversation_of(rows[0]) if rows else None
 
-    def conversations(self, limit: int = 50, search: str | None = None) -> list[Conversation]:
-        """Pinned first, then newest first; with `search`, those whose title contains it."""
-        pattern = f"%{_escaped(search or '')}%"
+    def conversations(self, limit: int = 50) -> list[Conversation]:
+        """Pinned first, then newest first."""
         rows = self.database.read(
-            f"SELECT {_LISTED} FROM conversations WHERE deleted IS NULL"
-            + (" AND title LIKE ? ESCAPE '\\'" if search else "")
-            + " ORDER BY pinned DESC, updated DESC LIMIT ?",
-            *((pattern,) if search else ()),
+            f"SELECT {LISTED} FROM conversations WHERE deleted IS NULL"
+            " ORDER BY pinned DESC, updated DESC LIMIT ?",
             limit,
         )
-        return [_conversation(row) for row in rows]
+        return [conversation_of(row) for row in rows]
+
+    def search(self, text: str, limit: int = 60) -> list[Found]:
+        """Conversations with these words in their title or in any of their branches."""
+        return search(self.database, text, limit)
 
     def rename(self, id: str, title: str) -> None:
         self._change("title = ?", short_title(title), id)
@@ -146,6 +109,35 @@ class Store:
     def restore(self, id: str) -> None:
         self._change("deleted = ?", None, id)
 
+    def deleted(self, limit: int = 60) -> list[Conversation]:
+        """What `restore` can bring back, deleted last first."""
+        rows = self.database.read(
+            f"SELECT {LISTED} FROM conversations WHERE deleted IS NOT NULL"
+            " ORDER BY deleted DESC LIMIT ?",
+            limit,
+        )
+        return [conversation_of(row) for row in rows]
+
+    def empty_deleted(self, id: str = "", days: float = DELETED_DAYS) -> int:
+        """Remove for good what was deleted so long ago, or the one deleted conversation `id`.
+
+        Returns how many conversations went.
+        """
+        which, value = ("id = ?", id) if id else ("deleted < ?", self.clock() - days * 86400)
+        with self.database.writing() as db:
+            gone = db.execute(
+                f"SELECT id FROM conversations WHERE deleted IS NOT NULL AND {which}", (value,)
+            ).fetchall()
+            for row in gone:
+                # From the last to the first: a message stands behind the one it refers to.
+                db.execute("UPDATE messages SET edited_from = NULL WHERE conversation = ?", row)
+                for (message,) in db.execute(
+                    "SELECT id FROM messages WHERE conversation = ? ORDER BY id DESC", row
+                ).fetchall():
+                    db.execute("DELETE FROM messages WHERE id = ?", (message,))
+                db.execute("DELETE FROM conversations WHERE id = ?", row)
+        return len(gone)
+
     # Messages
 
     def messages(self, conversation: str) -> list[Message]:
@@ -156,11 +148,11 @@ class Store:
                     JOIN conversations c ON c.head = m.id WHERE c.id = ? AND c.deleted IS NULL
                 UNION ALL
                 SELECT m.id, m.parent FROM messages m JOIN branch b ON m.id = b.parent
-            ) SELECT {_WHOLE} FROM messages WHERE id IN (SELECT id FROM branch)
+            ) SELECT {WHOLE} FROM messages WHERE id IN (SELECT id FROM branch)
             ORDER BY position""",
             conversation,
         )
-        return [_message(row) for row in rows]
+        return [message_of(row) for row in rows]
 
     def add_message(
         self,
@@ -171,12 +163,13 @@ class Store:
         state: State = "done",
         model: str = "",
         parent: str | None = None,
+        extra: dict[str, Any] | None = None,
     ) -> Message:
         """Behind the last message of the branch that is shown, or behind `parent` ("": as a first).
 
-        Raises Refused where there is no such conversation, and where the disk refuses.
+        It becomes the head. Raises Refused where there is no such conversation or parent, and where
+        the disk refuses.
         """
-        text, now = clean(text), self.clock()
         with self.database.writing() as db:
             known = db.execute(
                 "SELECT head FROM conversations WHERE id = ? AND deleted IS NULL", (conversation,)
@@ -184,33 +177,176 @@ class Store:
             if known is None:
                 raise Refused("This conversation does not exist any more.", "Start a new one.")
             before = known[0] if parent is None else _number(parent) if parent else None
-            above = db.execute(
-                "SELECT position FROM messages WHERE id = ? AND conversation = ?",
-                (before, conversation),
-            ).fetchone()
-            if before is not None and above is None:
-                raise Refused("The message to go on from does not exist.", "Reload the page.")
-            position = above[0] + 1 if above else 0
-            number = db.execute(
-                "INSERT INTO messages (conversation, parent, position, role, text, state, note,"
-                " usage, model, created) VALUES (?, ?, ?, ?, ?, ?, '', '{}', ?, ?)",
-                (conversation, before, position, role, text, state, model, now),
-            ).lastrowid
-            db.execute(
-                "UPDATE conversations SET head = ?, updated = ? WHERE id = ?",
-                (number, now, conversation),
+            made = Message(
+                "", conversation, str(before or ""), 0, role, clean(text), state,
+                model=model, extra=extra or {},
+            )  # fmt: skip
+            return self._insert(db, made)
+
+    def _insert(self, db: sqlite3.Connection, made: Message) -> Message:
+        """Put a message behind its parent and show it. Returns it with its id and place."""
+        before = _number(made.parent) if made.parent else None
+        above = db.execute(
+            "SELECT position FROM messages WHERE id = ? AND conversation = ? AND deleted IS NULL",
+            (before, made.conversation),
+        ).fetchone()
+        if before is not None and above is None:
+            raise Refused("The message to go on from does not exist.", "Reload the page.")
+        now, position = self.clock(), above[0] + 1 if above else 0
+        number = db.execute(
+            "INSERT INTO messages (conversation, parent, position, role, text, state, note, usage,"
+            " model, created, edited_from, extra) VALUES (?, ?, ?, ?, ?, ?, '', '{}', ?, ?, ?, ?)",
+            (
+                made.conversation, before, position, made.role, made.text, made.state, made.model,
+                now, _number(made.edited_from) if made.edited_from else None, _dump(made.extra),
+            ),
+        ).lastrowid  # fmt: skip
+        db.execute(
+            "UPDATE conversations SET head = ?, updated = ? WHERE id = ?",
+            (number, now, made.conversation),
+        )
+        return replace(made, id=str(number), position=position, created=now)
+
+    # Branches
+
+    def message(self, message: str) -> Message | None:
+        """One message; None where there is none, or it is deleted."""
+        rows = self.database.read(
+            f"SELECT {WHOLE} FROM messages WHERE id = ? AND deleted IS NULL", _number(message)
+        )
+        return message_of(rows[0]) if rows else None
+
+    def siblings(self, message: str) -> list[Message]:
+        """All that stand behind the same parent, this one included, oldest first."""
+        rows = self.database.read(
+            f"""SELECT {_of("b")} FROM messages a CROSS JOIN messages b
+            ON b.conversation = a.conversation AND b.position = a.position
+            AND +b.parent IS a.parent WHERE a.id = ? AND b.deleted IS NULL ORDER BY b.id""",
+            _number(message),
+        )
+        return [message_of(row) for row in rows]
+
+    def children(self, conversation: str) -> dict[str, list[str]]:
+        """Every branching of a conversation: the ids behind each parent ("": the first ones)."""
+        found: dict[str, list[str]] = {}
+        for id, parent in self.database.read(
+            "SELECT id, parent FROM messages WHERE conversation = ? AND deleted IS NULL"
+            " ORDER BY id",
+            conversation,
+        ):
+            found.setdefault(str(parent or ""), []).append(str(id))
+        return found
+
+    def edit(self, message: str, text: str) -> Message:
+        """A second version beside `message`, which stays as it was. It becomes the head.
+
+        Raises Refused for a message that is not there or still being written.
+        """
+        with self.database.writing() as db:
+            original = self._known(db, message)
+            if original.state == "streaming":
+                raise Refused("This answer is still being written.", "Stop it, then edit it.")
+            return self._insert(db, Message(
+                "", original.conversation, original.parent, 0, original.role, clean(text),
+                model=original.model, edited_from=original.id, extra=original.extra,
+            ))  # fmt: skip
+
+    def show_branch(self, message: str) -> None:
+        """Show the branch through `message`, down to the newest end below it. Raises Refused."""
+        with self.database.writing() as db:
+            known = self._known(db, message)
+            self._show(db, known.conversation, _number(message))
+
+    def delete_message(self, message: str) -> None:
+        """Hide a message and all below it; `restore_message` brings them back. Raises Refused.
+
+        Where it was shown, another branch is: the newest end behind the same parent.
+        """
+        with self.database.writing() as db:
+            known = self._known(db, message)
+            now, below = self.clock(), self._below(db, _number(message))
+            db.executemany(
+                "UPDATE messages SET deleted = ? WHERE id = ?", [(now, number) for number in below]
             )
-        return Message(
-            str(number), conversation, str(before or ""), position, role, text, state,
-            model=model, created=now,
-        )  # fmt: skip
+            head = db.execute(
+                "SELECT head FROM conversations WHERE id = ?", (known.conversation,)
+            ).fetchone()[0]
+            if head in below:
+                self._show(db, known.conversation, _number(known.parent) if known.parent else None)
+
+    def restore_message(self, message: str) -> None:
+        """Undo `delete_message`: all that was hidden with it is back, and shown. Raises Refused."""
+        with self.database.writing() as db:
+            row = db.execute(
+                f"SELECT deleted, {WHOLE} FROM messages WHERE id = ?", (_number(message),)
+            ).fetchone()
+            if row is None:
+                raise Refused("This message does not exist any more.", "Reload the page.")
+            known = message_of(row[1:])
+            if row[0] is not None and known.parent:
+                self._known(db, known.parent)
+            db.executemany(
+                "UPDATE messages SET deleted = NULL WHERE id = ?",
+                [(number,) for number in self._below(db, _number(message), row[0])],
+            )
+            self._show(db, known.conversation, _number(message))
+
+    def vote(self, message: str, vote: int) -> None:
+        """-1 down, 1 up, 0 neither. Raises Refused where the message is not there."""
+        if vote not in (-1, 0, 1):
+            raise ValueError(f"A vote is -1, 0 or 1, not {vote}. Choose one of them.")
+        with self.database.writing() as db:
+            self._known(db, message)
+            db.execute("UPDATE messages SET vote = ? WHERE id = ?", (vote, _number(message)))
+
+    def pairs(self) -> Iterator[Pair]:
+        """Preference pairs from votes among siblings and from edited answers."""
+        return pairs(self.database)
+
+    def _known(self, db: sqlite3.Connection, message: str) -> Message:
+        row = db.execute(
+            f"SELECT {WHOLE} FROM messages WHERE id = ? AND deleted IS NULL AND conversation IN"
+            " (SELECT id FROM conversations WHERE deleted IS NULL)",
+            (_number(message),),
+        ).fetchone()
+        if row is None:
+            raise Refused("This message does not exist any more.", "Reload the page.")
+        return message_of(row)
+
+    def _below(
+        self, db: sqlite3.Connection, message: int, deleted: float | None = None
+    ) -> list[int]:
+        """This message and all below it that were deleted at that moment (None: that are not)."""
+        return [
+            row[0]
+            for row in db.execute(
+                """WITH RECURSIVE below (id) AS (
+                    SELECT id FROM messages WHERE id = :id AND deleted IS :deleted
+                    UNION ALL
+                    SELECT m.id FROM messages m JOIN below b ON m.parent = b.id
+                        WHERE m.deleted IS :deleted
+                ) SELECT id FROM below""",
+                {"id": message, "deleted": deleted},
+            )
+        ]
+
+    def _show(self, db: sqlite3.Connection, conversation: str, message: int | None) -> None:
+        """The newest end below `message` becomes the head; None: of the whole conversation."""
+        if message is None:
+            newest = db.execute(
+                "SELECT max(id) FROM messages WHERE conversation = ? AND deleted IS NULL",
+                (conversation,),
+            ).fetchone()[0]
+        else:  # ids grow downwards, so the largest has nothing below it
+            newest = max(self._below(db, message))
+        db.execute("UPDATE conversations SET head = ? WHERE id = ?", (newest, conversation))
 
     def rewind(self, conversation: str, message: str) -> None:
         """Show the branch only up to `message`: what is added next is a new branch there."""
         with self.database.writing() as db:
             db.execute(
                 "UPDATE conversations SET head = ? WHERE id = ? AND EXISTS"
-                " (SELECT 1 FROM messages WHERE id = ? AND conversation = ?)",
+                " (SELECT 1 FROM messages WHERE id = ? AND conversation = ? AND deleted IS NULL)",
                 (_number(message), conversation, _number(message), conversation),
             )
 
@@ -228,12 +364,17 @@ class Store:
         state: State,
         usage: dict[str, Any] | None = None,
         note: str = "",
+        extra: dict[str, Any] | None = None,
     ) -> str:
-        """The end of an answer. Returns what went wrong, or nothing."""
+        """The end of an answer. `extra` None leaves it as it was. Returns what went wrong."""
         return self._try(
-            "UPDATE messages SET text = ?, state = ?, usage = ?, note = ? WHERE id = ?",
-            (clean(text), state, _dump(usage or {}), clean(note), _number(message)),
-        )
+            "UPDATE messages SET text = ?, state = ?, usage = ?, note = ?,"
+            " extra = coalesce(?, extra) WHERE id = ?",
+            (
+                clean(text), state, _dump(usage or {}), clean(note),
+                None if extra is None else _dump(extra), _number(message),
+            ),
+        )  # fmt: skip
 
     def mark_interrupted(self) -> int:
         """At the start of the page: what still says streaming is nobody's. Returns how many."""
@@ -256,21 +397,8 @@ class Store:
             db.execute(f"UPDATE conversations SET {assignment} WHERE id = ?", (value, id))
 
 
-_LISTED = "id, title, created, updated, model, settings, pinned"
-_WHOLE = "id, conversation, parent, position, role, text, state, note, usage, model, created"
-
-
-def _conversation(row: Sequence[Any]) -> Conversation:
-    id, title, created, updated, model, settings, pinned = row
-    return Conversation(id, title, created, updated, model, json.loads(settings), bool(pinned))
-
-
-def _message(row: Sequence[Any]) -> Message:
-    id, conversation, parent, position, role, text, state, note, usage, model, created = row
-    return Message(
-        str(id), conversation, str(parent or ""), position, role, text, state, note,
-        json.loads(usage), model, created,
-    )  # fmt: skip
+def _of(table: str) -> str:
+    return ", ".join(f"{table}.{column.strip()}" for column in WHOLE.split(","))
 
 
 def clean(text: str) -> str:
@@ -284,10 +412,6 @@ def short_title(text: str) -> str:
         (line.strip() for line in clean(text).replace("\0", " ").splitlines() if line.strip()), ""
     )
     return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1].rstrip() + "…"
-
-
-def _escaped(text: str) -> str:
-    return "".join("\\" + c if c in "%_\\" else c for c in clean(text).replace("\0", " "))
 
 
 def _number(id: str) -> int:
