@@ -96,7 +96,8 @@ def misbehave(fault: Fault) -> None:
         print("not a frame", flush=True)
         os.write(int(os.environ["WERKBANK_FRAMES_FD"]), b"\xff\xfe this is not JSON\n")
     elif fault == "huge":
-        os.write(int(os.environ["WERKBANK_FRAMES_FD"]), b"x" * 3_000_000 + b"\n")
+        frame = b'{"id":0,"say":"beat","memory":{},"more":"' + b"x" * 3_000_000 + b'"}\n'
+        os.write(int(os.environ["WERKBANK_FRAMES_FD"]), frame)
     elif fault == "raise":
         raise KeyError("echo was asked to fail")
     elif fault == "refuse":

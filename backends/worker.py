@@ -27,9 +27,8 @@ from backends.base import Backend, ModelRef, Refused
 from backends.events import Done, Event, Failed, Text, to_json
 from backends.params import read
 from backends.runtime import frames
+from backends.runtime.frames import POISONED, RECYCLED
 
-POISONED = 87  # exit code after a CUDA error that leaves the context unusable
-RECYCLED = 88  # exit code after an out-of-memory whose memory did not come back
 BEAT = 1.0  # seconds between signs of life
 HUNG = 600.0  # seconds without one after which the process ends itself, GIL held or not
 SLACK_BYTES = 300 * 2**20  # more than this above the value after load counts as not given back
@@ -40,14 +39,15 @@ FATAL_CUDA = ("CUDA error", "device-side assert", "illegal memory access", "CUDN
 class Worker:
     """Commands in, events out. The main thread works, one thread reads, one beats."""
 
-    def __init__(self, out: int) -> None:
-        self.out = out
+    def __init__(self, out: int, hung: float = HUNG) -> None:
+        self.out, self.hung = out, hung
         self.writing = threading.Lock()
         self.commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self.current = 0
         self.backend: Backend | None = None
         self.after_load: dict[str, int] = {}
+        self.mute = False  # the backend could not say what it holds, which the log has once
 
     # What goes out
 
@@ -79,13 +79,24 @@ class Worker:
     def beat(self) -> None:
         while True:
             # Looked at by a C thread that needs no GIL: the last resort for a hung orphan.
-            faulthandler.dump_traceback_later(HUNG, exit=True)
+            faulthandler.dump_traceback_later(self.hung, exit=True)
             self.say("beat", memory=self.memory())
             time.sleep(BEAT)
 
     def memory(self) -> dict[str, int]:
+        """What this process holds, and what its backend adds to that. Never raises: without a
+        beat the process counts as hung, and a number less is no reason for that."""
+        held: dict[str, int] = {}
         backend = self.backend
-        return {**process_memory(), **(backend.memory() if backend else {})}
+        try:
+            held = process_memory()
+            if backend:
+                held |= {str(k): int(v) for k, v in backend.memory().items()}
+        except Exception:
+            if not self.mute:
+                traceback.print_exc()
+            self.mute = True
+        return held
 
     # The work
 
@@ -277,12 +288,13 @@ def preload(modules: list[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--preload", default="", help="modules to import now, comma separated")
+    parser.add_argument("--hung", type=float, default=HUNG, help="seconds without a sign of life")
     args = parser.parse_args()
     out = os.dup(1)
     os.dup2(2, 1)  # libraries print; from here on that is the log
     os.environ["WERKBANK_FRAMES_FD"] = str(out)
     faulthandler.enable()
-    worker = Worker(out)
+    worker = Worker(out, args.hung)
     worker.say("hello", pid=os.getpid(), created=psutil.Process().create_time())
     threading.Thread(target=worker.read_commands, daemon=True).start()
     started = time.monotonic()

@@ -4,6 +4,8 @@
     worker -> page   {"id": 3, "event": "Text", "delta": "Hel"}     an event of call 3
                      {"id": 0, "say": "hello" | "preloaded" | "beat" | "leaving"}  of itself
 
+How a worker that ends by itself says why is its exit code.
+
 JSON and not pickle, since the worker opens downloaded models and is the less trusted side.
 """
 
@@ -14,6 +16,8 @@ from typing import Any
 
 TO_PAGE_BYTES = 2_000_000  # a worker that says more on one line is broken
 TO_WORKER_BYTES = 16_000_000  # a long prompt, never a file
+POISONED = 87  # exit code after a CUDA error that leaves the context unusable
+RECYCLED = 88  # exit code after an out-of-memory whose memory did not come back
 
 
 class BrokenFrame(Exception):

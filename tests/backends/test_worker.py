@@ -1,0 +1,198 @@
+"""A worker by itself, over its pipes: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.runtime import frames
+from backends.runtime.process import CHECKOUT
+
+ECHO = {"do": "load", "backend": "echo", "model": "none:"}
+# A torch of which the test says how much GPU memory it holds.
+TORCH = """
+import os
+from pathlib import Path
+class cuda:
+    is_initialized = staticmethod(lambda: True)
+    memory_reserved = staticmethod(lambda: int(Path(os.environ["WERKBANK_TEST_HELD"]).read_text()))
+    empty_cache = staticmethod(lambda: None)
+"""
+NOISY = """
+import os
+print("printed", flush=True)
+os.write(1, b"written\\n")
+os.system("echo said by a child")
+"""
+# Echo, with something wrong in it: it takes the place of the real one when it is preloaded.
+ODD = """
+import backends
+from backends.echo import Echo
+from backends.events import Text
+class Odd(Echo):
+    def memory(self):
+        raise KeyError("no such counter")
+    def run(self, params):
+        yield Text(params.messages[-1].content * (3_000_000 if params.words else 1))
+backends.BACKENDS["echo"] = Odd
+"""
+
+
+class Talk:
+    """A worker process, and the frames it sent so far."""
+
+    def __init__(self, folder: Path, *arguments: str, module: str = "", **more: str) -> None:
+        folder.joinpath("odd_module.py").write_text(module)
+        path = os.pathsep.join((str(CHECKOUT), str(folder)))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "backends.worker", *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": path} | more, cwd=folder,
+        )  # fmt: skip
+
+    def send(self, number: int, frame: dict[str, Any]) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps({"id": number, **frame}).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def say(self, number: int, text: str = "a b c d", **more: Any) -> None:
+        params = {"messages": [{"role": "user", "content": text}], **more}
+        self.send(number, {"do": "run", "params": params})
+
+    def frames(self) -> Iterator[dict[str, Any]]:
+        """All of them, as they come. What is no frame fails the test."""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            yield frames.decode(line)
+
+    def answer(self, number: int) -> dict[str, Any]:
+        """The last event of a call."""
+        for frame in self.frames():
+            if frame["id"] == number and frame["event"] in ("Done", "Failed"):
+                return frame
+        raise AssertionError(f"no answer to {number}: {self.rest()}")
+
+    def rest(self) -> str:
+        """Wait for its end; what it wrote to its log."""
+        assert self.process.stdin and self.process.stderr
+        if not self.process.stdin.closed:
+            self.process.stdin.close()
+        log = self.process.stderr.read().decode()
+        self.process.wait(20)
+        return log
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Iterator[Any]:
+    started: list[Talk] = []
+
+    def start(*arguments: str, **more: str) -> Talk:
+        started.append(Talk(tmp_path, *arguments, **more))
+        return started[-1]
+
+    yield start
+    for talk in started:
+        with talk.process:  # closes its pipes
+            talk.process.kill()
+
+
+def test_what_libraries_print_goes_to_the_log_and_not_between_the_frames(talk: Any) -> None:
+    worker = talk("--preload", "odd_module", module=NOISY)
+    worker.send(1, ECHO)
+    assert worker.answer(1)["event"] == "Done"
+    log = worker.rest()
+    assert [said for said in ("printed", "written", "said by a child") if said not in log] == []
+
+
+def test_a_gpu_error_is_answered_and_then_it_ends_with_87(talk: Any) -> None:
+    worker = talk()
+    worker.send(1, ECHO)
+    worker.say(2, fault="cuda")
+    seen = list(worker.frames())  # until it is gone
+    assert [f for f in seen if f.get("say") == "leaving"] == [
+        {"id": 0, "say": "leaving", "code": 87}
+    ]
+    assert seen[-1]["event"] == "Failed" and "GPU reported an error" in seen[-1]["message"]
+    assert worker.process.wait(5) == 87
+
+
+@pytest.mark.parametrize(("held_after", "code"), [(10**9, 88), (10**8, 0)])
+def test_out_of_memory_ends_it_with_88_only_where_the_memory_did_not_come_back(
+    talk: Any, tmp_path: Path, held_after: int, code: int
+) -> None:
+    held = tmp_path / "held"
+    held.write_text("0")
+    (tmp_path / "torch.py").write_text(TORCH)
+    worker = talk("--preload", "torch", WERKBANK_TEST_HELD=str(held))
+    worker.send(1, ECHO)
+    assert worker.answer(1)["usage"]["memory"]["cuda_bytes"] == 0
+    held.write_text(str(held_after))
+    worker.say(2, fault="oom")
+    failed = worker.answer(2)
+    assert "not enough memory" in failed["message"]
+    if not code:
+        worker.say(3)
+        assert worker.answer(3)["event"] == "Done"
+        worker.rest()
+    assert worker.process.wait(5) == code
+
+
+def test_a_process_that_holds_the_gil_ends_itself(talk: Any) -> None:
+    worker = talk("--hung", "2")
+    worker.send(1, ECHO)
+    assert worker.answer(1)["event"] == "Done"
+    started = time.monotonic()
+    worker.say(2, fault="hang", fault_at=0)
+    assert worker.process.wait(15) == 1
+    assert 1.0 < time.monotonic() - started
+    assert "Timeout" in worker.rest()
+
+
+def test_one_that_is_idle_for_longer_than_that_stays(talk: Any) -> None:
+    worker = talk("--hung", "1.5")
+    worker.send(1, ECHO)
+    assert worker.answer(1)["event"] == "Done"
+    time.sleep(2.5)
+    worker.say(2)
+    assert worker.answer(2)["event"] == "Done"
+
+
+def test_a_backend_that_cannot_say_what_it_holds_does_not_end_the_beats(talk: Any) -> None:
+    worker = talk("--preload", "odd_module", module=ODD)
+    worker.send(1, ECHO)
+    assert worker.answer(1)["usage"]["memory"]["rss_bytes"] > 0
+    beats: list[dict[str, Any]] = []
+    for frame in worker.frames():
+        beats += [frame] if frame.get("say") == "beat" else []
+        if len(beats) == 3:
+            break
+    assert all(beat["memory"]["rss_bytes"] > 0 for beat in beats)
+    assert worker.rest().count("KeyError: 'no such counter'") == 1  # said once, not once a second
+
+
+def test_what_is_too_large_for_a_frame_is_told_and_the_worker_stays(talk: Any) -> None:
+    worker = talk("--preload", "odd_module", module=ODD)
+    worker.send(1, ECHO)
+    worker.say(2, "x", words=1)
+    failed = worker.answer(2)
+    assert failed["event"] == "Failed" and "bytes is over 2000000." in failed["message"]
+    worker.say(3, "still here")
+    assert worker.answer(3)["event"] == "Done"
+
+
+def test_the_end_of_its_input_ends_it(talk: Any) -> None:
+    worker = talk()
+    worker.send(1, ECHO)
+    worker.answer(1)
+    started = time.monotonic()
+    worker.process.stdin.close()
+    assert worker.process.wait(5) == 0
+    assert time.monotonic() - started < 1
