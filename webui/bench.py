@@ -200,7 +200,8 @@ class Bench:
         """Load where needed, wait for a turn, run. The last event is Done or Failed.
 
         A `guest`, a visitor of a shared demo, waits behind everybody else. Closing the iterator at
-        any time frees its place. Raises Busy where the waiting room is full.
+        any time frees its place, once the worker has stopped. Raises Busy where the waiting room
+        is full.
         """
         try:
             resident = self.resident_of(listed)
@@ -221,18 +222,25 @@ class Bench:
             yield refused.as_event()
             return
         ticket = self.gate.enter(resident.id, visitor, resident.card.slots, guest=guest)
+        calls: list[Call] = []
+
+        def begun(call: Call) -> None:
+            calls.append(call)
+            on_call(call)
+
         try:
             async for position in ticket.positions():
                 if position:
                     yield Waiting(position)
             params = with_defaults(params, listed)
             async with contextlib.aclosing(
-                self.supervisor.run(resident, params, on_call)
+                self.supervisor.run(resident, params, begun, on_free=ticket.leave)
             ) as events:
                 async for event in events:
                     yield event
         finally:
-            ticket.leave()
+            if not calls:  # otherwise the place is kept until the worker is free
+                ticket.leave()
 
     async def _loaded_first(
         self, listed: Listed, options: dict[str, Any] | None

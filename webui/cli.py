@@ -34,7 +34,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_home(parser)
     add("--no-browser", action="store_true", help="do not open a browser")
     door = parser.add_mutually_exclusive_group()
-    door.add_argument("--token", metavar="T", help="the token to ask for (default: a random one)")
+    door.add_argument(
+        "--token", metavar="T",
+        help="the token to ask for (default: a random one). Other users of this computer can read "
+        "a command line: the variable WERKBANK_TOKEN says the same unseen",
+    )  # fmt: skip
     door.add_argument("--no-token", action="store_true", help="let everybody in who can connect")
 
 
@@ -45,7 +49,7 @@ def _run_serve(args: argparse.Namespace) -> int:
         # Named, not imported: webui does not know its tabs, only the command line puts them in.
         tabs=lambda: importlib.import_module("tabs").TABS,
         host=args.host, port=args.port, home=args.home, browser=not args.no_browser,
-        token=args.token, no_token=args.no_token,
+        token=args.token or os.environ.get("WERKBANK_TOKEN"), no_token=args.no_token,
     )  # fmt: skip
 
 

@@ -48,6 +48,8 @@ class Door:
         self.hosts = {h.lower().strip("[]") for h in hosts}
         name = hashlib.sha256((token or "").encode()).hexdigest()[:8]
         self.cookie = f"werkbank_{name}"  # cookies do not know ports: two benches on one host
+        # Derived, so that whoever reads a browser's cookies does not have the token.
+        self.pass_value = hmac.digest((token or "").encode(), b"werkbank cookie", "sha256").hex()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -78,8 +80,7 @@ class Door:
 
     def _check_token(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         path, method = scope["path"], scope.get("method", "GET")
-        offered = self._offered(headers)
-        scope[TRUSTED] = self.token is None or self._right(offered)
+        scope[TRUSTED] = self.token is None or self._trusts(headers)
         query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         if self.token and method == "GET" and path == "/" and self._right(query.get("token", "")):
             return self._let_in(scope, query, headers)
@@ -91,15 +92,16 @@ class Door:
             "as `Authorization: Bearer TOKEN`.",
         )  # fmt: skip
 
-    def _offered(self, headers: dict[str, str]) -> str:
+    def _trusts(self, headers: dict[str, str]) -> bool:
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
-            return bearer.strip()
+            return self._right(bearer.strip())
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
         except CookieError:
-            return ""
-        return cookie.value if cookie else ""
+            return False
+        value = cookie.value if cookie else ""
+        return hmac.compare_digest(value.encode(), self.pass_value.encode())
 
     def _right(self, offered: str) -> bool:
         token = self.token or ""
@@ -110,7 +112,7 @@ class Door:
         answer = RedirectResponse("/" + (f"?{rest}" if rest else ""), 303)
         answer.set_cookie(
             self.cookie,
-            self.token or "",
+            self.pass_value,
             max_age=COOKIE_SECONDS,
             httponly=True,
             samesite="lax",  # strict would not survive a click on the link in a mail program

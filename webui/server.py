@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
+import logging
 import os
 import signal
 import socket
@@ -140,6 +142,14 @@ async def unexpected(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": problem}, 500)
 
 
+def worth_a_line(record: logging.LogRecord) -> bool:
+    """Ctrl-C cuts open streams off after `SHUTDOWN` seconds: that is no error and no traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (
+        isinstance(error, asyncio.CancelledError) or str(record.msg).startswith("Cancel %s running")
+    )
+
+
 class Announcing(uvicorn.Server):
     """Says when it answers."""
 
@@ -161,6 +171,7 @@ def run(app: FastAPI, listener: socket.socket, ready: Callable[[], None]) -> Non
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN,
     )
+    logging.getLogger("uvicorn.error").addFilter(worth_a_line)
     # uvicorn raises both again after its own clean-up; ours comes after that.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):

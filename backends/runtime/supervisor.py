@@ -228,12 +228,14 @@ class Supervisor:
         resident: Resident,
         params: dict[str, Any],
         on_call: Callable[[Call], None] = lambda call: None,
+        on_free: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[Event, None]:
         """One run; loads first where the process is gone. The last event is Done or Failed.
 
         Closing the iterator cancels: a flag, then after three seconds the end of the process.
         `on_call` gets the call as soon as there is one: its `cancel()` stops the run, and the
-        iterator still ends with what the run took.
+        iterator still ends with what the run took. After that, `on_free` is called once the worker
+        can take the next run, which may be later than the end of the iterator.
         """
         if resident.child and resident.child.leaving:
             await resident.child.gone.wait()
@@ -269,12 +271,12 @@ class Supervisor:
         finally:
             # A task of its own: who is cancelled by anyio (a stream whose client left) is cancelled
             # again at every await, so that nothing after the first would be done.
-            settling = asyncio.get_running_loop().create_task(self._settle(resident, call))
+            settling = asyncio.get_running_loop().create_task(self._settle(resident, call, on_free))
             self._settling.add(settling)
             settling.add_done_callback(self._settling.discard)
             await asyncio.shield(settling)
 
-    async def _settle(self, resident: Resident, call: Call) -> None:
+    async def _settle(self, resident: Resident, call: Call, on_free: Callable[[], None]) -> None:
         """Cancel what nobody listens to any more, and wait until the worker is free again."""
         if not call.over.is_set():
             call.cancel()
@@ -282,6 +284,7 @@ class Supervisor:
                 await asyncio.wait_for(call.over.wait(), call.child.grace + 5)
         resident.running -= 1
         self._after_run(resident)
+        on_free()
 
     def _after_run(self, resident: Resident) -> None:
         if resident.running == 0 and resident.state in ("busy", "stuck"):

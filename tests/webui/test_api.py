@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -11,8 +12,10 @@ from typing import Any
 
 import openai
 import pytest
+from starlette.requests import Request
 
 from tests.served import Served
+from webui.api import BODY_BYTES, ApiError, body_of
 
 FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -173,6 +176,39 @@ def test_a_client_that_hangs_up_frees_the_model(server: Served) -> None:
         while server.health()["gate"]["running"] and time.monotonic() < deadline:
             time.sleep(0.1)
         assert server.health()["gate"] == {"running": 0, "waiting": 0}
+
+
+def test_who_hangs_up_keeps_the_place_until_the_worker_is_free(server: Served) -> None:
+    body = {"model": "echo", "messages": said("x"), "words": 9, "words_per_second": 0.5}
+    with (
+        server.client() as client,
+        client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer,
+    ):
+        assert any("x" in line for line in answer.iter_lines() if "content" in line)
+    with ThreadPoolExecutor(1) as pool, server.client() as client:  # the worker sleeps for 2 s
+        message = {"model": "echo", "messages": said("next")}
+        second = pool.submit(client.post, "/v1/chat/completions", json=message)
+        time.sleep(0.7)
+        assert server.health()["gate"] == {"running": 1, "waiting": 1}
+        assert second.result().json()["choices"][0]["message"]["content"] == "next"
+    assert server.health()["gate"] == {"running": 0, "waiting": 0}
+
+
+def test_a_body_is_read_only_up_to_a_limit(server: Served) -> None:
+    with server.client() as client:
+        answer = client.post("/v1/chat/completions", content=b" " * (BODY_BYTES + 1))
+    assert answer.status_code == 413 and "Send less text" in answer.json()["error"]["message"]
+    read = 0
+
+    async def endless() -> dict[str, Any]:
+        nonlocal read
+        read += 1_000_000
+        assert read < 10 * BODY_BYTES
+        return {"type": "http.request", "body": b" " * 1_000_000, "more_body": True}
+
+    with pytest.raises(ApiError, match="over 16000000 bytes"):
+        asyncio.run(body_of(Request({"type": "http", "method": "POST", "headers": []}, endless)))
+    assert read < 2 * BODY_BYTES
 
 
 def test_a_crowd_is_served_in_turn_or_told_to_come_back(server: Served) -> None:

@@ -53,8 +53,17 @@ def test_the_link_sets_a_cookie_and_hides_the_token(client: TestClient) -> None:
     answer = client.get(f"/?token={TOKEN}&__theme=dark")
     assert answer.status_code == 303 and answer.headers["location"] == "/?__theme=dark"
     cookie = answer.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=lax" in cookie
+    assert "HttpOnly" in cookie and "SameSite=lax" in cookie and TOKEN not in cookie
     assert client.get("/").json() == {"trusted": True}  # the client kept the cookie
+
+
+def test_the_cookie_is_no_token_and_the_token_is_no_cookie(client: TestClient) -> None:
+    name, value = client.get(f"/?token={TOKEN}").headers["set-cookie"].split(";")[0].split("=")
+    client.cookies.clear()
+    bearer = client.get("/v1/models", headers={"Authorization": f"Bearer {value}"})
+    raw = client.get("/v1/models", headers={"Cookie": f"{name}={TOKEN}"})
+    assert bearer.status_code == raw.status_code == 401
+    assert client.get("/v1/models", headers={"Cookie": f"{name}={value}"}).status_code == 200
 
 
 def test_a_wrong_token_in_the_link_is_refused(client: TestClient) -> None:

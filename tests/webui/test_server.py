@@ -148,6 +148,32 @@ def test_a_used_port_is_passed_over_and_a_killed_page_can_be_started_again(tmp_p
             assert second.process.wait(10) == 0 and time.monotonic() - started < 5
 
 
+def test_ctrl_c_cuts_an_open_stream_off_and_prints_no_traceback(tmp_path: Path) -> None:
+    message = {"role": "user", "content": "x"}
+    body = {"model": "echo", "messages": [message], "words": 9999, "words_per_second": 20}
+    with (
+        serving(tmp_path / "home") as served,
+        served.client() as client,
+        client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer,
+    ):
+        lines = answer.iter_lines()  # dropped, it would hang up
+        assert next(lines)
+        started = time.monotonic()
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(20) == 0 and time.monotonic() - started < 8
+        printed = served.log.read_text("utf-8")
+    assert "Traceback" not in printed and "ERROR" not in printed
+
+
+def test_a_token_comes_by_the_environment_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WERKBANK_TOKEN", "unseen-by-ps")
+    with serving(tmp_path / "home") as served:
+        assert served.token == "unseen-by-ps" and served.health()["gate"]
+        assert "unseen" not in " ".join(psutil.Process(served.process.pid).cmdline())
+
+
 def test_secrets_are_readable_by_their_owner_alone(server: Served) -> None:
     if os.name == "posix":
         for name in ("token", "server.json"):
