@@ -65,6 +65,9 @@ class Echo(Backend):
 
     def run(self, params: EchoParams) -> Iterator[Event]:
         words = params.messages[-1].content.split(" ")
+        if params.count_only:
+            yield Done(usage={"prompt_tokens": len(words), "finish_reason": "count"})
+            return
         if params.words:
             words = [_paragraphed(i, words[i % len(words)]) for i in range(params.words)]
         started = time.monotonic()

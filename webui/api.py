@@ -149,8 +149,8 @@ def understand(bench: Bench, body: dict[str, Any], visitor: str) -> Asked:
     card = BACKENDS[listed.backend].card
     if card.task != "chat":
         raise ApiError(400, f"{name} is not a chat model. Name one of /v1/models.")
-    known = {f.name for f in fields(card.params)}
-    params: dict[str, Any] = {"messages": messages_of(body.get("messages"))}
+    known = {f.name for f in fields(card.params)} - {"count_only"}
+    params: dict[str, Any] = {"messages": messages_of(body.get("messages")), "when_full": "refuse"}
     for key, value in body.items():
         if key in HARMLESS:
             if value not in HARMLESS[key]:

@@ -80,6 +80,7 @@ class LlamaCpp(Backend):
         self.bos = header.token("bos")
         self.report(Progress(0, 0, f"opening {path.name}"))
         self.server = open_server(str(path), self.context_length, options)
+        warm_up(self.server)
         self.adds_bos = self.bos and self.count_tokens(self.bos) == 2
         tokens = {"bos_token": self.bos, "eos_token": header.token("eos")}
         source = header.values.get("tokenizer.chat_template", "")
@@ -87,12 +88,14 @@ class LlamaCpp(Backend):
 
     def run(self, params: ChatParams) -> Iterator[Event]:
         meter = usage.Meter(usage.draw_seed(params.seed), self.context_length)
-        prompt = self.template.render(params.conversation())
-        if self.adds_bos:  # and most templates write it too
-            prompt = prompt.removeprefix(self.bos)
-        if self.template.plain:
-            yield Notice(PLAIN_NOTE)
-        last: Chunk = {}
+        window = params.window(self.count_turns, self.context_length)
+        if params.count_only:
+            yield Done(usage=meter.usage(window.tokens, 0, "count"))
+            return
+        for note in (PLAIN_NOTE if self.template.plain else "", window.notice):
+            if note:
+                yield Notice(note)
+        prompt, last = self.prompt_of(window.turns), Chunk()
         request = request_of(prompt, params, meter.seed, self.context_length)
         with closing(Completion(self.server, request, self.cancelled)) as completion:
             for chunk in completion:
@@ -106,22 +109,38 @@ class LlamaCpp(Backend):
                 if text:
                     meter.token()
                     yield Text(text)
-        yield self._done(meter, last)
+        yield self._done(meter, last, window.dropped)
 
-    def _done(self, meter: usage.Meter, last: Chunk) -> Done:
+    def _done(self, meter: usage.Meter, last: Chunk, dropped: int) -> Done:
         timings = last.get("timings") or {}
         reason = (last.get("choices") or [{}])[0].get("finish_reason")
         read = timings.get("cache_n", 0) + timings.get("prompt_n", 0)
         written = timings.get("predicted_n", 0)
         return Done(
             cancelled=reason is None,
-            usage=meter.usage(read, written, reason or "stop"),
+            usage=meter.usage(read, written, reason or "stop", dropped),
         )
 
+    def prompt_of(self, turns: list[dict[str, Any]]) -> str:
+        prompt = self.template.render(turns)
+        # llama.cpp writes the first token itself, and most templates do, too
+        return prompt.removeprefix(self.bos) if self.adds_bos else prompt
+
+    def count_turns(self, turns: list[dict[str, Any]]) -> int:
+        return self.count_tokens(self.prompt_of(turns))
+
     def count_tokens(self, text: str) -> int:
-        """How many tokens `text` makes. Costs the reading of them: for short texts."""
-        with closing(Completion(self.server, {"prompt": text, "n_predict": 0})) as completion:
-            return sum(chunk["usage"]["prompt_tokens"] for chunk in completion)
+        """How many tokens `text` makes, the first token that llama.cpp adds included.
+
+        The server has no call for that. But it refuses a prompt that is too long before it reads
+        any of it, and says how long it is; so the text goes there with a context of other tokens.
+        """
+        filler = [0] * self.context_length
+        with closing(Completion(self.server, {"prompt": [text, *filler], "n_predict": 0})) as asked:
+            error = next(iter(asked)).get("error", {})
+        if "n_prompt_tokens" not in error:
+            raise _as_refused(error)
+        return int(error["n_prompt_tokens"]) - self.context_length
 
     def unload(self) -> None:
         self.template.close()
@@ -163,7 +182,7 @@ def open_server(path: str, context: int, options: LlamaCppOptions) -> Any:
     given.cpuparams.n_threads = given.cpuparams_batch.n_threads = count
     given.n_threads_http = 1
     given.cache_ram_mib = 0  # it would keep up to 8 GB of old conversations
-    given.warmup = False  # loading counts one token, which is warmth enough
+    given.warmup = False  # see `warm_up`
     # Templates are rendered by us, apart. Any one given here keeps llama.cpp from parsing the
     # model's own, which a template nested 20,000 deep answers with a segmentation fault.
     given.chat_template = "chatml"
@@ -180,6 +199,13 @@ def open_server(path: str, context: int, options: LlamaCppOptions) -> Any:
                 "worker's log says more.",
                 str(error),
             ) from error
+
+
+def warm_up(server: Any) -> None:
+    """Read one token: the weights come off the disk, and memory is measured with them."""
+    with closing(Completion(server, {"prompt": "a", "n_predict": 0})) as completion:
+        for _ in completion:
+            pass
 
 
 def built_for_gpu() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from backends.chat.window import Count, Window, fit
 from backends.params import Params, setting
 
 
@@ -62,6 +63,16 @@ class ChatParams(Params):
         help="The answer ends where one of these appears. One on each line.",
     )  # fmt: skip
 
+    when_full: Literal["drop", "refuse"] = setting(
+        "drop", "When the context is full", advanced=True,
+        choices=(("drop", "Leave out the oldest messages"), ("refuse", "Refuse the message")),
+        help="What happens when the conversation is longer than the model can read at once.",
+    )  # fmt: skip
+    count_only: bool = setting(
+        False, "Only count the prompt's tokens", hidden=True,
+        help="No answer is written: the usage says how long the prompt is.",
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         super().__post_init__()
         spoken = [m for m in self.messages if m.role != "system"]
@@ -76,3 +87,10 @@ class ChatParams(Params):
         if self.system.strip() and not any(t["role"] == "system" for t in turns):
             turns.insert(0, {"role": "system", "content": self.system})
         return turns
+
+    def window(self, count: Count, context: int) -> Window:
+        """What of `conversation` the model is shown. Raises Refused, see `backends.chat.window`."""
+        turns = self.conversation()
+        if self.count_only:
+            return Window(turns, count(turns))
+        return fit(turns, count, context, self.max_new_tokens, self.when_full == "drop")

@@ -99,11 +99,14 @@ class TransformersChat(Backend):
 
     def run(self, params: ChatParams) -> Iterator[Event]:
         meter = usage.Meter(usage.draw_seed(params.seed), self.context_length)
-        text = self.template.render(params.conversation())
-        prompt = self.tokenizer.encode(text, add_special_tokens=False)
-        usage.check_prompt(len(prompt), self.context_length)
-        if self.template.plain:
-            yield Notice(PLAIN_NOTE)
+        window = params.window(lambda turns: len(self.prompt_of(turns)), self.context_length)
+        if params.count_only:
+            yield Done(usage=meter.usage(window.tokens, 0, "count"))
+            return
+        for note in (PLAIN_NOTE if self.template.plain else "", window.notice):
+            if note:
+                yield Notice(note)
+        prompt = self.prompt_of(window.turns)
         limit = min(params.max_new_tokens, self.context_length - len(prompt))
         stream, written, reason = TextStream(self.decode, params.stop), 0, "length"
         tokens = self.loop.tokens(prompt, params, meter.seed, limit, self.cancelled)
@@ -124,7 +127,14 @@ class TransformersChat(Backend):
         if rest:
             yield Text(rest)
         stopped = self.cancelled() and reason == "length"
-        yield Done(stopped, meter.usage(len(prompt), written, "stop" if stopped else reason))
+        ended = "stop" if stopped else reason
+        yield Done(stopped, meter.usage(len(prompt), written, ended, window.dropped))
+
+    def prompt_of(self, turns: list[dict[str, Any]]) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(
+            self.template.render(turns), add_special_tokens=False
+        )
+        return ids
 
     def unload(self) -> None:
         self.template.close()

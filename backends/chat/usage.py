@@ -59,9 +59,12 @@ class Meter:
         self.first = self.first or time.monotonic()
 
     def usage(
-        self, prompt_tokens: int, completion_tokens: int, finish_reason: str
+        self, prompt_tokens: int, completion_tokens: int, finish_reason: str, dropped: int = 0
     ) -> dict[str, Any]:
-        """`tokens_per_second` is the speed of writing: reading the prompt is not in it."""
+        """`tokens_per_second` is the speed of writing: reading the prompt is not in it.
+
+        `dropped_messages`: how many were left out, since the context was full.
+        """
         now = time.monotonic()
         first = self.first or now
         writing, written = now - first, completion_tokens - 1
@@ -74,4 +77,5 @@ class Meter:
             "tokens_per_second": round(written / writing, 2) if written > 0 < writing else 0.0,
             "seed": self.seed,
             "context_length": self.context_length,
+            **({"dropped_messages": dropped} if dropped else {}),
         }
