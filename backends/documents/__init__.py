@@ -1,0 +1,1 @@
+"""Files that a person attaches, turned into text by a throw-away process (`reader.py`)."""

@@ -1,0 +1,115 @@
+"""The process that reads one attached file: a hostile one can end it, and nothing else.
+
+The file is its stdin, opened by the page, so it is told neither a path nor a name. On stdout goes
+one JSON line: {"kind", "text", "pages", "notes"}, or {"error", "hint"}. It has a clock that needs
+no GIL, a limit on memory, and may neither write a file nor open a connection nor start a program.
+Started by `webui/attachments.py`, by its file name: whoever looks for workers on command lines
+does not find it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import json
+import os
+import sys
+from typing import Any
+
+from backends.base import Refused
+from backends.documents import kinds
+from backends.documents.notebook import read_notebook
+from backends.documents.office import read_zip
+from backends.documents.pdf import is_pdf, read_pdf
+from backends.documents.text import (
+    MAX_BYTES,
+    NAME,
+    Document,
+    checked,
+    plain_text,
+    unclear_text,
+)
+
+MEMORY_BYTES = 2**30  # of address space
+FORBIDDEN = (
+    "socket.",
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "ctypes.",
+)
+FORBIDDEN_ON_DISK = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink")
+
+
+def read(data: bytes) -> Document:
+    """What the file says, by its bytes. Raises Refused where it says nothing that can be read."""
+    if not data:
+        raise Refused(f"{NAME} is empty.", "Attach a file with text in it.")
+    if is_pdf(data):
+        return checked(read_pdf(data))
+    if data.startswith(b"PK\x03\x04"):
+        return checked(read_zip(data))
+    if data.startswith(b"{\\rtf1"):
+        raise kinds.seems("a Rich Text document", "Save it as .docx, PDF or plain text.")
+    found = plain_text(data)
+    if found is None:
+        kinds.refuse(data)
+        found = unclear_text(data)
+    if found is None:
+        raise kinds.unknown()
+    return checked(read_notebook(found.text) or found)
+
+
+def answer(data: bytes) -> dict[str, Any]:
+    """`read` as what is printed."""
+    try:
+        return dataclasses.asdict(read(data))
+    except Refused as refused:
+        problem = refused
+    except MemoryError:
+        problem = kinds.too_large()
+    return {"error": problem.message, "hint": problem.hint}
+
+
+def limit_memory() -> None:
+    """Hard limits, where the system keeps them. Elsewhere the clock alone has to do."""
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def shut_doors() -> None:
+    """From here on no connection, no program, no file written. Cannot be taken back."""
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    writes = event == "open" and (
+        (isinstance(arguments[1], str) and set(arguments[1]) & set("wxa+"))
+        or arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    )
+    if writes or event.startswith(FORBIDDEN) or event in FORBIDDEN_ON_DISK:
+        raise PermissionError(f"{event} is not allowed here")
+
+
+def main() -> None:
+    limit_memory()
+    # Watched by a C thread that needs no GIL and ends the process.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True, file=nowhere)
+    out = os.dup(1)
+    os.dup2(nowhere, 1)  # libraries print
+    sys.dont_write_bytecode = True
+    shut_doors()
+    data = sys.stdin.buffer.read(MAX_BYTES + 1)
+    line = json.dumps(answer(data), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    while line:
+        line = line[os.write(out, line) :]
+
+
+if __name__ == "__main__":
+    main()
