@@ -8,6 +8,8 @@ from typing import Any, Literal
 from backends.chat.window import Count, Window, fit
 from backends.params import Params, setting
 
+MOST_ADAPTERS = 8
+
 
 @dataclass(frozen=True)
 class Message:
@@ -19,6 +21,14 @@ class Message:
     def __post_init__(self) -> None:
         clean = self.content.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
         object.__setattr__(self, "content", clean)
+
+
+@dataclass(frozen=True)
+class AdapterUse(Params):
+    """An adapter for one answer. At weight 0 the answer is the base model's own."""
+
+    ref: str = setting("", "Adapter")  # a ModelRef as text
+    weight: float = setting(1.0, "Weight", min=-2.0, max=2.0, step=0.05)
 
 
 @dataclass(frozen=True)
@@ -72,9 +82,11 @@ class ChatParams(Params):
         False, "Only count the prompt's tokens", hidden=True,
         help="No answer is written: the usage says how long the prompt is.",
     )  # fmt: skip
+    adapters: tuple[AdapterUse, ...] = setting((), "Adapters", hidden=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_adapters(self.adapters)
         spoken = [m for m in self.messages if m.role != "system"]
         if not spoken or (spoken[-1].role == "user" and not spoken[-1].content.strip()):
             raise ValueError("The message is empty. Write something to send.")
@@ -94,3 +106,10 @@ class ChatParams(Params):
         if self.count_only:
             return Window(turns, count(turns))
         return fit(turns, count, context, self.max_new_tokens, self.when_full == "drop")
+
+
+def _check_adapters(adapters: tuple[AdapterUse, ...]) -> None:
+    if len(adapters) > MOST_ADAPTERS:
+        raise ValueError(f"These are {len(adapters)} adapters. Attach at most {MOST_ADAPTERS}.")
+    if len({one.ref for one in adapters}) < len(adapters):
+        raise ValueError("An adapter is attached twice. Give it one weight.")

@@ -12,6 +12,7 @@ from typing import Any
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.chat import usage
 from backends.chat.params import ChatParams
+from backends.chat.peft_adapters import PeftAdapters
 from backends.chat.template import PLAIN_NOTE, ChatTemplate
 from backends.chat.text_stream import TextStream
 from backends.chat.token_loop import TokenLoop
@@ -90,6 +91,7 @@ class TransformersChat(Backend):
         self.report(Progress(0, 0, f"opening {model.name} as {quantisation} on the {device}"))
         self.tokenizer, self.model = open_model(path, device, quantisation)
         chunk = CPU_CHUNK if device == "cpu" else GPU_CHUNK
+        self.adapters = PeftAdapters(self.model, model.name)
         self.loop = TokenLoop(self.model, end_tokens(self.tokenizer, self.model), chunk)
         self.decode = functools.partial(
             self.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -107,6 +109,8 @@ class TransformersChat(Backend):
             if note:
                 yield Notice(note)
         prompt = self.prompt_of(window.turns)
+        if (yield from self.adapters.use(params.adapters)):
+            self.loop.kept = None  # what was read was read with other weights
         limit = min(params.max_new_tokens, self.context_length - len(prompt))
         stream, written, reason = TextStream(self.decode, params.stop), 0, "length"
         tokens = self.loop.tokens(prompt, params, meter.seed, limit, self.cancelled)
@@ -138,7 +142,7 @@ class TransformersChat(Backend):
 
     def unload(self) -> None:
         self.template.close()
-        del self.model, self.loop, self.tokenizer, self.decode
+        del self.model, self.loop, self.adapters, self.tokenizer, self.decode
 
     def memory(self) -> dict[str, int]:
         import torch

@@ -67,6 +67,7 @@ def _of_gguf(path: Path) -> Facts:
     first = headers[0]
     context = first.of_architecture("context_length", 0)
     not_chat = first.architecture.startswith(NOT_CHAT) or path.name.startswith("mmproj")
+    not_chat = not_chat or first.values.get("general.type") == "adapter"
     return Facts(
         format="gguf",
         architecture=first.architecture,

@@ -228,7 +228,7 @@ def list_models(task: str) -> list[Listed]:
     }
     listed = [found for row in read_rows() if row.task == task and (found := _from_row(row))]
     known = {model.ref for model in listed}
-    for ref, path in (*_own_models(), *_hub_models()):
+    for ref, path in (*own_models(), *hub_models()):
         if ref not in known:
             model = _judged(ref, path, task)
             if model and (model.format in openers or model.problem):
@@ -258,14 +258,14 @@ def _from_row(row: Row) -> Listed | None:
         path = locate(origin(row.ref))
     except Refused:
         return None  # it is not on this machine
-    facts, problem = _judgement(path, _stamp(path))
+    facts, problem = _judgement(path, stamp(path))
     if origin(row.ref) != row.ref:  # made from another: only the format differs
         parameters = facts.parameters if facts else 0
         return replace(listed, format="safetensors", parameters=parameters, problem=problem)
     return _with_facts(listed, facts, problem)
 
 
-def _own_models() -> Iterator[tuple[ModelRef, Path]]:
+def own_models() -> Iterator[tuple[ModelRef, Path]]:
     root = models_folder()
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         if path.name.startswith(".") or not (
@@ -275,7 +275,7 @@ def _own_models() -> Iterator[tuple[ModelRef, Path]]:
         yield from _models_in(ModelRef("folder", path.name), path)
 
 
-def _hub_models() -> Iterator[tuple[ModelRef, Path]]:
+def hub_models() -> Iterator[tuple[ModelRef, Path]]:
     root = hub_cache()
     for model in sorted(root.glob("models--*--*")):
         ref = ModelRef("hub", model.name.removeprefix("models--").replace("--", "/", 1))
@@ -312,7 +312,7 @@ def _judged(ref: ModelRef, path: Path, task: str) -> Listed | None:
     try:
         ModelRef.parse(str(ref))
         located = locate(ref)
-        facts, problem = _judgement(located, _stamp(located))
+        facts, problem = _judgement(located, stamp(located))
         seems = facts.task if facts else guess_task(located)
     except Refused as refused:
         facts, problem, seems = None, str(refused), guess_task(path)
@@ -349,7 +349,7 @@ def _judgement(path: Path, stamp: Stamp) -> tuple[Facts | None, str]:
         return None, f"{path.name} cannot be read ({error.strerror}). Check who may read it."
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp(path: Path) -> Stamp:
     files = gguf_parts(path) if path.suffix == ".gguf" else sorted(path.rglob("*"))
     if path.is_file() and path.suffix != ".gguf":
         files = [path]

@@ -1,0 +1,161 @@
+"""Adapters on a loaded transformers model: attached, weighted and taken off, the base untouched."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from backends.base import Refused
+from backends.chat.params import AdapterUse
+from backends.events import Progress
+from backends.models import adapters, library
+from backends.models.adapters import Adapter, Base
+
+
+class PeftAdapters:
+    """The adapters of one model. `use` makes it answer with exactly those that are named.
+
+    A weight changes without anything being read again. One that weighs 0 is passed by, not
+    multiplied by 0, so that the answer is the base model's own to the last bit; without any the
+    model's layers are put back as they were.
+    """
+
+    def __init__(self, model: Any, title: str) -> None:
+        self.model, self.title = model, title
+        self.attached: dict[tuple[Path, library.Stamp], str] = {}  # PEFT's name for each
+        self.weights: dict[str, float] = {}  # of those that are not passed by
+        self.made = 0
+
+    def use(self, wanted: tuple[AdapterUse, ...]) -> Generator[Progress, None, bool]:
+        """Returns whether the model answers differently from before. Raises Refused."""
+        found = {}
+        for one in wanted:
+            path = adapters.locate(one.ref)
+            found[path, library.stamp(path)] = one.weight
+        new = [key for key in found if key not in self.attached]
+        for step, key in enumerate(new):
+            yield Progress(step, len(new), f"attaching the adapter {key[0].name}")
+            self.attached[key] = self._attach(key[0])
+        for key in [key for key in self.attached if key not in found]:
+            self._detach(self.attached.pop(key))
+        weights = {self.attached[key]: weight for key, weight in found.items() if weight}
+        if new or weights != self.weights:
+            for layer in _lora_layers(self.model):
+                for name, weight in weights.items():
+                    layer.set_scale(name, weight)
+                layer.enable_adapters(bool(weights))
+                layer.set_adapter(list(weights), inference_mode=True)
+        changed, self.weights = weights != self.weights, weights
+        return changed
+
+    def _attach(self, path: Path) -> str:
+        import peft
+        from safetensors.torch import load_file
+
+        adapter = adapters.read_adapter(path)
+        if adapter.format != "safetensors":
+            raise Refused(
+                f"The adapter {path.name} is a GGUF file, which only llama.cpp can attach.",
+                "Detach it, or load a GGUF model.",
+            )
+        adapters.check_fit(adapter, self._base())
+        self.made += 1
+        name = f"adapter{self.made}"
+        tensors = load_file(path / adapters.WEIGHTS)
+        state = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+        try:
+            peft.inject_adapter_in_model(_config(peft, adapter), self.model, name)
+            result = peft.set_peft_model_state_dict(self.model, state, name)
+            if result.unexpected_keys:
+                raise ValueError(f"nothing takes {result.unexpected_keys[0]}")
+        except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
+            self._detach(name)
+            raise Refused(
+                f"The adapter {path.name} could not be attached.", "Take another one.", str(error)
+            ) from error
+        finally:  # PEFT's list of settings, which would only make it warn of the next adapter
+            self.model.__dict__.pop("peft_config", None)
+        self._place(name)
+        return name
+
+    def _place(self, name: str) -> None:
+        """In fp32, as PEFT keeps them, and on the device where their layer computes."""
+        import torch
+
+        for layer in _lora_layers(self.model):
+            base = layer.get_base_layer()
+            hook = getattr(base, "_hf_hook", None)  # of a layer whose weights lie in CPU memory
+            device = getattr(hook, "execution_device", None)
+            device = base.weight.device if device is None else torch.device(device)
+            for held in layer.adapter_layer_names:
+                part = getattr(layer, held)
+                if name in part:
+                    part[name] = _moved(part[name], device)
+
+    def _detach(self, name: str) -> None:
+        for path, layer in [(p, m) for p, m in self.model.named_modules() if _is_lora(m)]:
+            layer.delete_adapter(name)
+            if not layer.scaling:  # it was the last one
+                parent, _, child = path.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, layer.get_base_layer())
+
+    def _base(self) -> Base:
+        """What the loaded model has to adapt, whatever its weights are kept as."""
+        layers = {}
+        for name, module in self.model.named_modules():
+            name = name.removesuffix(".base_layer")
+            shape = _extents(module)
+            if shape:
+                layers[name] = shape
+        config = self.model.config.get_text_config()
+        return Base(self.title, layers, int(getattr(config, "hidden_size", 0) or 0))
+
+
+def _config(peft: Any, adapter: Adapter) -> Any:
+    """PEFT's own settings, from what was checked: each layer by its full name, nothing else."""
+    shapes = {f"^{re.escape(n)}": (t.rank, t.scale * t.rank) for n, t in adapter.targets.items()}
+    rank, alpha = Counter(shapes.values()).most_common(1)[0][0]
+    return peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=list(adapter.targets),
+        rank_pattern={name: r for name, (r, _) in shapes.items() if r != rank},
+        alpha_pattern={name: a for name, (r, a) in shapes.items() if (r, a) != (rank, alpha)},
+        use_dora=adapter.dora,
+        fan_in_fan_out=adapter.fan_in_fan_out,
+        inference_mode=True,
+        init_lora_weights=False,
+    )
+
+
+def _moved(part: Any, device: Any) -> Any:
+    import torch
+
+    if isinstance(part, torch.nn.Parameter):
+        return torch.nn.Parameter(part.data.to(device, torch.float32), requires_grad=False)
+    return part.to(device, torch.float32).requires_grad_(False)
+
+
+def _is_lora(module: Any) -> bool:
+    from peft.tuners.lora import LoraLayer
+
+    return isinstance(module, LoraLayer)
+
+
+def _lora_layers(model: Any) -> list[Any]:
+    return [module for module in model.modules() if _is_lora(module)]
+
+
+def _extents(module: Any) -> tuple[int, int] | None:
+    """Inputs and outputs of a layer, None for what is no layer that LoRA adapts."""
+    if hasattr(module, "base_layer"):
+        return None  # seen once, as what it wraps
+    for ins, outs in (("in_features", "out_features"), ("num_embeddings", "embedding_dim")):
+        if hasattr(module, ins) and hasattr(module, outs):
+            return int(getattr(module, ins)), int(getattr(module, outs))
+    if type(module).__name__ == "Conv1D":  # GPT-2's, which keeps its weight the other way round
+        return int(module.nx), int(module.nf)
+    return None
