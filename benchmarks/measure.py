@@ -74,6 +74,7 @@ class Plan:
     kills: int = 4  # a model is started again three times in ten minutes, then no more
     loads: int = 3
     streams: int = 3
+    conversations: int = 10_000  # in the database of the store group
     say: Callable[[str], None] = lambda text: None
 
     def home(self, name: str) -> Path:

@@ -25,10 +25,11 @@ from backends.models import library
 from benchmarks.machine import machine
 from benchmarks.measure import BUSY_PERCENT, CannotRun, Others, Plan, Row
 
-GROUPS = ("start", "memory", "tokens", "load", "crash", "stream", "strip")  # files in here
+# Files in here.
+GROUPS = ("start", "memory", "tokens", "load", "crash", "stream", "strip", "store")
 OTHER_TASKS = ("image", "speech", "train")
 QUICK = {"pairs": 1, "minutes": 0.5, "seconds": 10.0, "tokens": 100, "kills": 2, "loads": 1,
-         "streams": 1}  # fmt: skip
+         "streams": 1, "conversations": 300}  # fmt: skip
 HOLDS = {True: "yes", False: "NO", None: "not measured"}
 INDENT = "    "
 

@@ -195,12 +195,19 @@ class Answers:
 
     async def _keep(self, answer: Answer) -> None:
         """Save it as it grows, and stop it when nobody has watched for a while."""
-        saved = ""
+        saved = problem = ""
         while True:
             await asyncio.sleep(SAVE_EVERY)
             if answer.text != saved:
                 saved = answer.text
-                answer.note = self.bench.store.append_text(answer.message, saved) or answer.note
+                # In a thread: another program may hold the file for seconds.
+                before, problem = (
+                    problem,
+                    await asyncio.to_thread(self.bench.store.append_text, answer.message, saved),
+                )
+                if problem or answer.note == before:
+                    answer.note = problem
+                    answer.bump()
             if not answer.watchers and time.monotonic() - answer.alone_since > ALONE:
                 answer.note = "Stopped, since nobody was watching any more."
                 self.stop(answer)

@@ -92,7 +92,10 @@ class Bench:
 
     async def start(self) -> None:
         empty_temp(self.home)
-        self.store.mark_interrupted()
+        try:
+            await asyncio.to_thread(self.store.settle)
+        except Refused as refused:  # another program has the file: the page is there all the same
+            self.store.database.notice = str(refused)
         self.sampler.start()
         await self.supervisor.start()
 

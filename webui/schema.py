@@ -92,6 +92,24 @@ REBUILD = """
         SELECT id, text FROM messages WHERE state <> 'streaming';
     INSERT INTO title_words (title_words) VALUES ('rebuild');
 """
+# After as many rows as possible were taken over from a damaged file: every reference leads
+# somewhere, every conversation shows something, what should be JSON is.
+WHOLE_AGAIN = """
+    INSERT OR IGNORE INTO conversations (id, title, created, updated, model, settings)
+        SELECT conversation, 'Recovered conversation', min(created), max(created), '', '{}'
+        FROM messages GROUP BY conversation;
+    UPDATE messages SET parent = (
+        SELECT max(id) FROM messages p WHERE p.conversation = messages.conversation
+            AND p.id < messages.id AND p.position < messages.position
+    ) WHERE parent NOT IN (SELECT id FROM messages);
+    UPDATE messages SET edited_from = NULL WHERE edited_from NOT IN (SELECT id FROM messages);
+    UPDATE messages SET usage = '{}' WHERE NOT json_valid(usage);
+    UPDATE messages SET extra = '{}' WHERE NOT json_valid(extra);
+    UPDATE conversations SET settings = '{}' WHERE NOT json_valid(settings);
+    UPDATE conversations SET head = (
+        SELECT max(id) FROM messages m WHERE m.conversation = conversations.id AND deleted IS NULL
+    ) WHERE head IS NULL OR head NOT IN (SELECT id FROM messages)
+"""
 
 
 @dataclass(frozen=True, slots=True)

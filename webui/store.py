@@ -10,19 +10,22 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from backends.base import Refused
-from webui.database import Database
+from webui.database import Database, Mending
 from webui.pairs import Pair, pairs
 from webui.schema import (
     LISTED,
     MIGRATIONS,
+    REBUILD,
     WHOLE,
+    WHOLE_AGAIN,
     Conversation,
     Message,
     Role,
@@ -36,7 +39,28 @@ __all__ = ["INTERRUPTED", "MIGRATIONS", "Conversation", "Found", "Message", "Pai
 
 INTERRUPTED = "Werkbank ended while this was being written. Ask again for the rest."
 TITLE_LENGTH = 80
+RETRY = 2.0  # seconds between two attempts to save an end that could not be saved
 DELETED_DAYS = 30  # until what was deleted is gone for good
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of an answer that could not be saved yet, and why not."""
+
+    text: str
+    state: State
+    usage: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    extra: dict[str, Any] | None = None
+    problem: str = ""
+
+    def over(self, message: Message) -> Message:
+        """The message as it will be, with the trouble in its note."""
+        extra = message.extra if self.extra is None else self.extra
+        return replace(
+            message, text=self.text, state=self.state, usage=self.usage, extra=extra,
+            note=f"{self.note} {self.problem}".strip(),
+        )  # fmt: skip
 
 
 class Store:
@@ -49,7 +73,11 @@ class Store:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
-        self.database = Database(path, MIGRATIONS, "conversations", clock)
+        mending = Mending(("conversations", "messages"), WHOLE_AGAIN, REBUILD)
+        self.database = Database(path, MIGRATIONS, "conversations", clock, mending)
+        self._unsaved: dict[str, Ended] = {}
+        self._saving, self._saver = threading.Lock(), False  # is a thread trying again?
+        self._closed = threading.Event()
 
     @property
     def notice(self) -> str:
@@ -57,6 +85,8 @@ class Store:
         return self.database.notice
 
     def close(self) -> None:
+        self._closed.set()
+        self._save_ended()
         self.database.close()
 
     # Conversations
@@ -152,7 +182,7 @@ class Store:
             ORDER BY position""",
             conversation,
         )
-        return [message_of(row) for row in rows]
+        return [self._as_it_is(message_of(row)) for row in rows]
 
     def add_message(
         self,
@@ -214,7 +244,7 @@ class Store:
         rows = self.database.read(
             f"SELECT {WHOLE} FROM messages WHERE id = ? AND deleted IS NULL", _number(message)
         )
-        return message_of(rows[0]) if rows else None
+        return self._as_it_is(message_of(rows[0])) if rows else None
 
     def siblings(self, message: str) -> list[Message]:
         """All that stand behind the same parent, this one included, oldest first."""
@@ -366,15 +396,56 @@ class Store:
         note: str = "",
         extra: dict[str, Any] | None = None,
     ) -> str:
-        """The end of an answer. `extra` None leaves it as it was. Returns what went wrong."""
+        """The end of an answer. `extra` None leaves it as it was. Returns what went wrong, or "".
+
+        Where it cannot be saved, `messages` shows it all the same, and saving is tried again until
+        it works or the page ends.
+        """
+        ended = Ended(clean(text), state, usage or {}, clean(note), extra)
+        problem = self._save_end(message, ended)
+        with self._saving:
+            self._unsaved.pop(message, None)
+            if problem:
+                self._unsaved[message] = replace(ended, problem=problem)
+                if not self._saver:
+                    self._saver = True
+                    threading.Thread(target=self._keep_saving, name="save", daemon=True).start()
+        return problem
+
+    def _save_end(self, message: str, ended: Ended) -> str:
         return self._try(
             "UPDATE messages SET text = ?, state = ?, usage = ?, note = ?,"
             " extra = coalesce(?, extra) WHERE id = ?",
             (
-                clean(text), state, _dump(usage or {}), clean(note),
-                None if extra is None else _dump(extra), _number(message),
+                ended.text, ended.state, _dump(ended.usage), ended.note,
+                None if ended.extra is None else _dump(ended.extra), _number(message),
             ),
         )  # fmt: skip
+
+    def _keep_saving(self) -> None:
+        while not self._closed.wait(RETRY):
+            self._save_ended()
+            with self._saving:
+                if not self._unsaved:
+                    self._saver = False
+                    return
+
+    def _save_ended(self) -> None:
+        """Try once more to save what could not be saved."""
+        for message, ended in list(self._unsaved.items()):
+            if self._unsaved.get(message) is ended and not self._save_end(message, ended):
+                with self._saving:
+                    if self._unsaved.get(message) is ended:
+                        del self._unsaved[message]
+
+    def _as_it_is(self, message: Message) -> Message:
+        ended = self._unsaved.get(message.id)
+        return ended.over(message) if ended else message
+
+    def settle(self) -> None:
+        """Once, at the start of the page. Raises Refused."""
+        self.mark_interrupted()
+        self.empty_deleted()
 
     def mark_interrupted(self) -> int:
         """At the start of the page: what still says streaming is nobody's. Returns how many."""

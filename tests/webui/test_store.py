@@ -1,17 +1,21 @@
 """Conversations survive kills, full disks, broken files, old and new versions."""
 
+import asyncio
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from backends.base import Refused
-from webui.database import Database
+from webui.bench import Bench
+from webui.database import PATIENCE, Database
 from webui.store import INTERRUPTED, MIGRATIONS, Store
 
 ROOT = Path(__file__).parents[2]
@@ -179,9 +183,10 @@ print(store.append_text(message.id, "x" * 1_000_000))
 print(store.finish_message(message.id, "x" * 1_000_000, "done"))
 try: store.add_message(made, "user", "x" * 1_000_000)
 except Exception as error: print(type(error).__name__, error)
-print(store.messages(made)[0].text)
+print(len(store.messages(made)[0].text), store.database.read("SELECT text FROM messages")[0][0])
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(repr(store.finish_message(message.id, "after", "done")), store.messages(made)[0].text)
+import time; time.sleep(3)  # it is tried again by itself
+print(store.database.read("SELECT length(text), state, note FROM messages"))
 """
 
 
@@ -193,19 +198,116 @@ def test_a_full_disk_is_a_sentence_and_what_was_saved_stays(tmp_path):
     assert appended == finished
     assert appended.startswith("The disk is full or failing, so nothing was saved. Free some space")
     assert added == f"Refused {appended}"
-    assert (kept, after) == ("kept", "'' after")
+    assert kept == "1000000 kept"  # the page shows all of it, the file has what was saved
+    assert after == "[(1000000, 'done', '')]"
 
 
-def test_a_locked_file_is_a_sentence(store):
+@contextmanager
+def held(path):
+    """Another program writes, and does not stop."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+def test_a_locked_file_is_a_sentence_and_reading_goes_on(store, monkeypatch):
+    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
     made = store.new_conversation("a").id
     message = store.add_message(made, "assistant", "", state="streaming")
-    store.database._db.execute("PRAGMA busy_timeout = 50")
-    other = sqlite3.connect(store.database.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    assert "Another program holds" in store.append_text(message.id, "x")
-    other.execute("ROLLBACK")
-    other.close()
+    with held(store.database.path):
+        assert "Another program holds" in store.append_text(message.id, "x")
+        assert texts(store, made) == [""]
     assert store.append_text(message.id, "x") == ""
+
+
+def test_in_a_thread_a_write_waits_for_another_program(store):
+    made = store.new_conversation("a").id
+    with held(store.database.path):
+        writer = threading.Thread(target=store.add_message, args=(made, "user", "x"))
+        writer.start()
+        time.sleep(0.5)
+    writer.join()
+    assert texts(store, made) == ["x"]
+
+
+def test_on_an_event_loop_nothing_waits_long_not_even_for_a_thread_that_does(store):
+    made = store.new_conversation("a").id
+    longest = 0.0
+
+    async def page():
+        nonlocal longest
+        waiting = asyncio.create_task(asyncio.to_thread(store.rename, made, "b"))
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            began = time.perf_counter()
+            with pytest.raises(Refused, match="Another program holds.*Close what"):
+                store.add_message(made, "user", "x")
+            store.conversations()
+            longest = max(longest, time.perf_counter() - began)
+        return waiting
+
+    async def both():
+        with held(store.database.path):
+            waiting = await page()
+        await waiting
+
+    asyncio.run(both())
+    assert longest < 1.0 < PATIENCE
+    assert store.conversation(made).title == "b"
+
+
+def test_an_end_that_cannot_be_saved_is_shown_and_saved_later(store, monkeypatch):
+    monkeypatch.setattr("webui.store.RETRY", 0.05)
+    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    made = store.new_conversation("a").id
+    message = store.add_message(made, "assistant", "", state="streaming")
+    in_file = f"SELECT text, state FROM messages WHERE id = {message.id}"
+    with held(store.database.path):
+        problem = store.finish_message(message.id, "all of it", "done", {"t": 3}, "so", {"e": 1})
+        assert "Another program holds" in problem
+        [shown] = store.messages(made)
+        assert (shown.text, shown.state, shown.usage) == ("all of it", "done", {"t": 3})
+        assert (shown.extra, shown.note) == ({"e": 1}, f"so {problem}")
+        assert store.database.read(in_file) == [("", "streaming")]
+    deadline = time.monotonic() + 5
+    while store.database.read(in_file) != [("all of it", "done")]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.2)
+    assert (store.messages(made)[0].note, threading.active_count()) == ("so", 1)
+
+
+def test_an_end_that_could_not_be_saved_is_tried_again_when_the_page_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    path = tmp_path / "werkbank.db"
+    store = Store(path)
+    made = store.new_conversation("a").id
+    message = store.add_message(made, "assistant", "", state="streaming")
+    with held(path):
+        assert store.finish_message(message.id, "older", "stopped")
+    with held(path):
+        assert store.finish_message(message.id, "newer", "done")
+    store.close()
+    again = Store(path)
+    assert texts(again, made) == ["newer"]
+    again.close()
+
+
+def test_a_page_starts_while_another_program_holds_the_file_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    bench = Bench(tmp_path, spare=False)
+
+    async def start():
+        with held(tmp_path / "werkbank.db"):
+            await bench.start()
+        await bench.stop()
+
+    asyncio.run(start())
+    assert "Another program holds the file of the conversations" in bench.store.notice
 
 
 def damaged(path, how):
@@ -219,44 +321,76 @@ def damaged(path, how):
 
 
 @pytest.mark.parametrize(
-    "how",
+    ("how", "can_be_read"),
     [
-        pytest.param(lambda c: b"<html>not a database</html>" * 100, id="another-file"),
-        pytest.param(lambda c: c[: len(c) // 2], id="cut-in-half"),
-        pytest.param(lambda c: c[:4096] + b"\xa5" * (len(c) - 4096), id="pages-overwritten"),
-        pytest.param(lambda c: c[:100] + b"\xff" * 3996 + c[4096:], id="schema-overwritten"),
+        pytest.param(lambda c: b"<html>not a database</html>" * 100, False, id="another-file"),
+        pytest.param(lambda c: c[: len(c) // 2], True, id="cut-in-half"),
+        pytest.param(lambda c: c[:4096] + b"\xa5" * (len(c) - 4096), False, id="overwritten"),
+        pytest.param(lambda c: c[:100] + b"\xff" * 3996 + c[4096:], False, id="schema"),
     ],
 )
-def test_a_broken_file_is_set_aside_and_said_and_the_rest_goes_on(tmp_path, how):
+def test_a_broken_file_is_set_aside_and_said_and_the_rest_goes_on(tmp_path, how, can_be_read):
     path = tmp_path / "werkbank.db"
     damaged(path, how)
     before = path.read_bytes()
     store = Store(path)
-    assert store.conversations() == []
     [aside] = tmp_path.glob("werkbank-broken-*.db")
     assert aside.read_bytes() == before
     assert aside.name in store.notice and ". " in store.notice
-    store.new_conversation("new")
+    old = [c.id for c in store.conversations()]
+    if can_be_read:
+        kept = {int(m.split()[0]) for id in old for m in texts(store, id)}
+        assert kept and kept < set(range(300))
+        assert f"{len(kept)} messages" in store.notice
+    else:
+        assert old == [] and ".recover" in store.notice
+    store.add_message(store.new_conversation("new").id, "user", "x")
     store.close()
     again = Store(path)
-    assert ([c.title for c in again.conversations()], again.notice) == (["new"], "")
+    assert (again.conversations()[0].title, again.notice) == ("new", "")
     again.close()
 
 
-def test_damage_found_in_use_is_said_and_mended_at_the_next_start(tmp_path, monkeypatch):
+def test_damage_found_in_use_is_said_and_mended_while_the_page_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr("webui.database.ALWAYS_CHECKED", 0)  # as for a large file
     path = tmp_path / "werkbank.db"
-    damaged(path, lambda c: c[:131072] + b"\xa5" * (len(c) - 131072))
+    damaged(path, lambda c: c[:131072] + b"\xa5" * 40960 + c[172032:])
     store = Store(path)
-    with pytest.raises(Refused, match="damaged, so nothing was saved. Restart Werkbank"):
+    with pytest.raises(Refused, match="damaged.*mended. Wait a moment, then try again"):
         for _ in range(3):
             conversation = store.conversations()[0].id
             store.messages(conversation)
             store.add_message(conversation, "user", "x")
+    while store.database._mender:
+        time.sleep(0.01)
+    assert "was damaged and was set aside as werkbank-broken-" in store.notice
+    assert re.search(r"1 conversations and \d+ messages", store.notice)
+    [old] = store.conversations()
+    assert old.title == "old" and len(texts(store, old.id)) > 50
+    store.add_message(old.id, "user", "okapi")
+    assert [f.conversation for f in store.search("okapi")] == store.conversations()
     store.close()
     again = Store(path)
-    assert "set aside" in again.notice
+    assert again.notice == "" and texts(again, old.id)[-1] == "okapi"
     again.close()
+
+
+def test_a_damaged_index_of_words_is_made_anew_and_nothing_is_set_aside(tmp_path):
+    store = Store(tmp_path / "werkbank.db")
+    made = store.new_conversation("old").id
+    store.add_message(made, "user", "lighthouse")
+    with store.database.writing() as db:
+        db.execute("UPDATE message_words_data SET block = x'ff' WHERE id > 10")
+        db.execute("UPDATE title_words_data SET block = x'ff' WHERE id > 10")
+    with pytest.raises(Refused, match="being mended"):
+        store.search("lighthouse")
+        store.add_message(made, "user", "more")
+    while store.database._mender:
+        time.sleep(0.01)
+    assert [f.conversation.id for f in store.search("lighthouse")] == [made]
+    assert [f.conversation.id for f in store.search("old")] == [made]
+    assert (store.notice, list(tmp_path.glob("*broken*"))) == ("", [])
+    store.close()
 
 
 def test_an_empty_file_becomes_a_database(tmp_path):
