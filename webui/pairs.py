@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from webui.attachments import as_prompt, attachments_of
 from webui.database import Database
 from webui.schema import WHOLE, Message, message_of
 
@@ -51,7 +52,9 @@ def pairs(database: Database) -> Iterator[Pair]:
             continue
         *before, chosen = branch
         yield Pair(
-            prompt=tuple({"role": m.role, "content": m.text} for m in _with_system(before, chosen)),
+            prompt=tuple(
+                {"role": m.role, "content": _said(m)} for m in _with_system(before, chosen)
+            ),
             chosen=chosen.text,
             rejected=rejected[0].text,
             source=source,
@@ -65,6 +68,11 @@ def _counts(chosen: Message, rejected: Message) -> bool:
     ended = chosen.state != "streaming" and rejected.state in ("done", "stopped")
     said = bool(chosen.text.strip() and rejected.text.strip())
     return ended and said and chosen.text != rejected.text
+
+
+def _said(message: Message) -> str:
+    """As the model got it: attached files stand before the words."""
+    return as_prompt(attachments_of(message.extra), message.text)
 
 
 def _with_system(before: list[Message], chosen: Message) -> list[Message]:

@@ -35,7 +35,16 @@ from webui.schema import (
 )
 from webui.search import Found, search
 
-__all__ = ["INTERRUPTED", "MIGRATIONS", "Conversation", "Found", "Message", "Pair", "Store"]
+__all__ = [
+    "INTERRUPTED",
+    "MIGRATIONS",
+    "Conversation",
+    "Found",
+    "Message",
+    "Pair",
+    "Store",
+    "clean",
+]
 
 INTERRUPTED = "Werkbank ended while this was being written. Ask again for the rest."
 TITLE_LENGTH = 80
@@ -125,6 +134,49 @@ class Store:
     def search(self, text: str, limit: int = 60) -> list[Found]:
         """Conversations with these words in their title or in any of their branches."""
         return search(self.database, text, limit)
+
+    def ids(self) -> list[str]:
+        """Of all conversations that are not deleted, the one changed last at the end."""
+        rows = self.database.read(
+            "SELECT id FROM conversations WHERE deleted IS NULL ORDER BY updated, rowid"
+        )
+        return [row[0] for row in rows]
+
+    def add_conversation(
+        self, conversation: Conversation, messages: Sequence[Message], shown: str
+    ) -> Conversation:
+        """A whole conversation from elsewhere, under a new id; all of it or nothing.
+
+        The ids of the messages need only differ from each other; a parent stands before its
+        children. `shown` is the one that the shown branch ends with.
+        """
+        made = replace(conversation, id=secrets.token_hex(8), title=short_title(conversation.title))
+        known: dict[str, tuple[int, int]] = {}  # id in the file: number in the table, position
+        with self.database.writing() as db:
+            db.execute(
+                "INSERT INTO conversations (id, title, created, updated, model, settings, pinned)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    made.id, made.title, made.created, made.updated, clean(made.model),
+                    _dump(made.settings), int(made.pinned),
+                ),
+            )  # fmt: skip
+            for m in messages:
+                parent, position = known.get(m.parent, (None, -1))
+                number = db.execute(
+                    "INSERT INTO messages (conversation, parent, position, role, text, state, note,"
+                    " usage, model, created, vote, edited_from, extra)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        made.id, parent, position + 1, m.role, clean(m.text), m.state,
+                        clean(m.note), _dump(m.usage), clean(m.model), m.created, m.vote,
+                        known.get(m.edited_from, (None,))[0], _dump(m.extra),
+                    ),
+                ).lastrowid  # fmt: skip
+                known[m.id] = (number or 0, position + 1)
+            head = known.get(shown, (None,))[0]
+            db.execute("UPDATE conversations SET head = ? WHERE id = ?", (head, made.id))
+        return made
 
     def rename(self, id: str, title: str) -> None:
         self._change("title = ?", short_title(title), id)
@@ -245,6 +297,14 @@ class Store:
             f"SELECT {WHOLE} FROM messages WHERE id = ? AND deleted IS NULL", _number(message)
         )
         return self._as_it_is(message_of(rows[0])) if rows else None
+
+    def tree(self, conversation: str) -> list[Message]:
+        """All messages of all branches that are not deleted, each behind its parent."""
+        rows = self.database.read(
+            f"SELECT {WHOLE} FROM messages WHERE conversation = ? AND deleted IS NULL ORDER BY id",
+            conversation,
+        )
+        return [self._as_it_is(message_of(row)) for row in rows]
 
     def siblings(self, message: str) -> list[Message]:
         """All that stand behind the same parent, this one included, oldest first."""
