@@ -26,7 +26,7 @@ from backends.documents.notebook import fence
 from backends.documents.text import MAX_BYTES, NAME, clean
 from backends.runtime.process import CHECKOUT, start_flags
 
-SECONDS = 60.0  # for one file; 1,000 pages of PDF take about 30
+SECONDS = 60.0  # for one file; 1,000 pages of a manual took 20 on two busy cores
 PATIENCE = 5.0  # seconds more, for its own clock to come first
 AT_ONCE = 2
 ANSWER_BYTES = 16 * 2**20  # more than the longest text can take

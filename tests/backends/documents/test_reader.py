@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -235,7 +237,13 @@ def test_a_word_document_with_entities_is_refused(before: str) -> None:
 
 
 def test_a_word_document_that_unpacks_without_end_is_refused() -> None:
-    assert "unpacks to far more" in refusal(docx(paragraph("a" * 30_000_000)))
+    data = docx(paragraph("a" * 60_000_000))
+    tracemalloc.start()
+    said = refusal(data)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "unpacks to far more" in said
+    assert most < 45_000_000  # 12 MB are the limit here, and zipfile copies
 
 
 def test_a_damaged_word_document_is_refused() -> None:
@@ -307,8 +315,26 @@ def test_the_reader_opens_no_door(deed: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+MAIN = """
+import backends.documents.reader as r
+r.sys.argv = ["", "{seconds}"]
+r.read = lambda data: {deed}
+r.main()
+"""
+
+
+def test_its_doors_are_shut_before_the_file_is_looked_at(tmp_path: Path) -> None:
+    said = run(MAIN.format(seconds=9, deed=f"open({str(tmp_path / 'CANARY')!r}, 'w')"))
+    assert "open is not allowed here" in said and not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a limit on memory")
 def test_the_reader_has_a_limit_on_memory() -> None:
-    code = "limit_memory()\nimport backends.documents.reader as r\n"
-    code += "r.read = lambda data: bytes(2 * 10**9)\nprint(answer(b''))"
-    assert "unpacks to far more" in run(code)
+    said = run(MAIN.format(seconds=9, deed="bytes(2 * 10**9)"))
+    assert json.loads(said)["error"].startswith("{name} unpacks to far more")
+
+
+def test_the_reader_has_a_clock_that_needs_no_turn() -> None:
+    began = time.monotonic()
+    assert run(MAIN.format(seconds=0.5, deed="sum(range(10**12))")) == ""  # holds the GIL
+    assert time.monotonic() - began < 5
