@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import secrets
@@ -9,14 +10,16 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.chat import usage
+from backends.chat.llama_adapters import LlamaServer
 from backends.chat.params import ChatParams
 from backends.chat.template import PLAIN_NOTE, ChatTemplate
 from backends.events import Done, Event, Notice, Progress, Text
@@ -73,13 +76,18 @@ class LlamaCpp(Backend):
         if path.suffix != ".gguf":
             raise Refused(f"{model} is not a GGUF file.", "Load it with the transformers backend.")
         header = read_header(path)
+        if header.values.get("general.type") == "adapter":
+            raise Refused(
+                f"{model} is an adapter, not a whole model.", "Load the model it was made for."
+            )
         trained = header.of_architecture("context_length", 0)
         # llama.cpp rounds up to whole 256s; the number that the user sees is the one that holds.
         context = usage.context_length(options.context_length, trained)
         self.context_length = -(-context // 256) * 256
         self.bos = header.token("bos")
         self.report(Progress(0, 0, f"opening {path.name}"))
-        self.server = open_server(str(path), self.context_length, options)
+        opened = functools.partial(open_server, str(path), self.context_length, options)
+        self.llama = LlamaServer(path, model.name, opened)
         warm_up(self.server)
         self.adds_bos = self.bos and self.count_tokens(self.bos) == 2
         tokens = {"bos_token": self.bos, "eos_token": header.token("eos")}
@@ -95,8 +103,9 @@ class LlamaCpp(Backend):
         for note in (PLAIN_NOTE if self.template.plain else "", window.notice):
             if note:
                 yield Notice(note)
+        applied = yield from self.llama.use(params.adapters)
         prompt, last = self.prompt_of(window.turns), Chunk()
-        request = request_of(prompt, params, meter.seed, self.context_length)
+        request = request_of(prompt, params, meter.seed, self.context_length) | applied
         with closing(Completion(self.server, request, self.cancelled)) as completion:
             for chunk in completion:
                 if "error" in chunk:
@@ -144,7 +153,11 @@ class LlamaCpp(Backend):
 
     def unload(self) -> None:
         self.template.close()
-        del self.server
+        del self.llama
+
+    @property
+    def server(self) -> Any:
+        return self.llama.server
 
 
 def request_of(prompt: str, params: ChatParams, seed: int, context: int) -> Chunk:
@@ -167,12 +180,16 @@ def request_of(prompt: str, params: ChatParams, seed: int, context: int) -> Chun
     }
 
 
-def open_server(path: str, context: int, options: LlamaCppOptions) -> Any:
+def open_server(
+    path: str, context: int, options: LlamaCppOptions, adapters: Sequence[Path] = ()
+) -> Any:
     """llama.cpp's server object, with nothing to be reached from outside."""
     import xllamacpp
 
     given = xllamacpp.CommonParams()
     given.model.path = path
+    # At 0, so that an adapter is applied by the requests that name it and by no other.
+    given.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(a), 0.0) for a in adapters]
     given.n_ctx = context
     given.n_parallel = 1
     given.n_gpu_layers = options.gpu_layers

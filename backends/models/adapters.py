@@ -225,7 +225,13 @@ def _of_gguf(path: Path) -> Adapter:
     halves: dict[str, dict[str, tuple[int, ...]]] = {}
     for tensor in header.tensors:
         layer, _, side = tensor.name.rpartition(".lora_")
-        if side in ("a", "b") and len(tensor.shape) >= 2:
+        if side in ("a", "b") and (len(tensor.shape) != 2 or layer.startswith("token_embd")):
+            raise Refused(
+                f"The adapter {path.name} adapts embeddings or experts ({layer[:60]}), which "
+                "cannot be attached here.",
+                AGAIN,
+            )
+        if side in ("a", "b"):
             halves.setdefault(layer, {})[side] = tensor.shape
         elif not tensor.name.endswith("_norm.weight"):
             raise Refused(f"The adapter {path.name} holds {tensor.name[:60]!r}.", AGAIN)

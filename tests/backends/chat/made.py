@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ def peft_adapter(
 
     config = {"r": 8, "lora_alpha": 16, "target_modules": list(ALL), **given}
     torch.manual_seed(seed)
-    wrapped = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **config))
+    with warnings.catch_warnings(action="ignore"):  # of layers tied to others
+        wrapped = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **config))
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name and "magnitude" not in name:
                 parameter.normal_(0, size)
-    wrapped.save_pretrained(folder)
+    wrapped.save_pretrained(folder, save_embedding_layers=False)
     wrapped.unload()
     return folder
 

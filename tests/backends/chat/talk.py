@@ -98,3 +98,12 @@ def check_stop_pressed(backend: Backend) -> None:
     assert len(reading) <= 2 and isinstance(reading[-1], Done) and reading[-1].cancelled
     assert not any(isinstance(event, Text) for event in reading)
     assert "Paris" in answer(backend, CAPITAL, temperature=0)[0]
+
+
+def drained(generator: Any) -> Any:
+    """What a generator returns at its end."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
