@@ -103,8 +103,10 @@ class Card:
     params        what one run takes, a Params dataclass
     load_options  what one load takes, a Params dataclass
     formats       the model formats it opens: safetensors, gguf; empty: it needs no model
-    preload       modules that a warm spare imports beforehand; none of them may touch the GPU
+    preload       modules that a warm spare imports beforehand; none of them may touch the GPU.
+                  Empty: it is quick without one, and takes none
     memory_factor resident bytes for each byte of model file, until a real load was measured
+    memory_base   bytes of RAM that its libraries take, whatever the model
     slots         how many runs it can carry at once
     on_gpu        whether a load with these options goes to the GPU where there is one
     parkable      it has `park` and `unpark`
@@ -118,6 +120,7 @@ class Card:
     label: str = ""
     preload: tuple[str, ...] = ()
     memory_factor: float = 1.2
+    memory_base: int = 0
     slots: int = 1
     on_gpu: Callable[[Any], bool] = never
     parkable: bool = False

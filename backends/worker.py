@@ -123,18 +123,17 @@ class Worker:
     def load(self, frame: dict[str, Any]) -> Iterator[Event]:
         kind = BACKENDS[frame["backend"]]
         options = read(kind.card.load_options, frame.get("options") or {})
-        started, before = time.monotonic(), process_memory()
+        started = time.monotonic()
         backend = kind()
         backend.report = lambda event: self.emit(frame["id"], event)
         backend.cancelled = lambda: self.current in self.cancelled
         backend.load(ModelRef.parse(frame["model"]), options)
         self.backend = backend
         self.after_load = self.memory()
-        grown = {k: max(0, v - before.get(k, 0)) for k, v in self.after_load.items()}
         seconds = time.monotonic() - started
         yield Done(
             cancelled=frame["id"] in self.cancelled,
-            usage={"seconds": seconds, "memory": self.after_load, "grown": grown},
+            usage={"seconds": seconds, "memory": self.after_load},
         )
 
     def run(self, frame: dict[str, Any]) -> Iterator[Event]:

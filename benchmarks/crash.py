@@ -44,7 +44,7 @@ def kill_while_answering(served: Served, page: Page) -> tuple[float, str]:
     """Seconds until the sentence is seen, and the sentence."""
     browser.send(page, STORY)
     page.wait_for_function(WORDS_ARE_THERE, timeout=60_000)
-    [pid] = [w["pid"] for w in served.health()["workers"] if w["pid"]]
+    [pid] = [w["pid"] for w in served.health()["workers"] if w["kind"] == "model" and w["pid"]]
     sentence = page.locator("#chat-log").get_by_text(SENTENCE)
     began = time.monotonic()
     psutil.Process(pid).kill()

@@ -15,7 +15,7 @@ from typing import Any
 
 from backends import BACKENDS
 from backends.base import Refused
-from backends.card.gpu import Machine
+from backends.card.gpu import Machine, Reading
 from backends.card.ledger import Ledger
 from backends.card.measured import Measured
 from backends.card.sampler import Sampler
@@ -23,9 +23,9 @@ from backends.events import Done, Event, Failed, Notice, Progress
 from backends.models import library
 from backends.models.library import Listed
 from backends.params import read, to_dict
-from backends.runtime.child import Call
+from backends.runtime.child import Call, Child
 from backends.runtime.process import empty_temp
-from backends.runtime.supervisor import Resident, Supervisor
+from backends.runtime.supervisor import SPARE, Resident, Supervisor
 from webui.answers import Answers
 from webui.gate import Gate
 from webui.gpu_panel import resident as resident_chip
@@ -79,16 +79,16 @@ class Bench:
         self.temp = home / "werkbank-tmp"
         self.machine = machine or Machine()
         self.sampler = Sampler(self.machine.read)
-        self.ledger = Ledger(self.machine.free_bytes)
+        self.ledger = Ledger(lambda device: self.reading.free_bytes(device))
         self.measured = Measured(home / "measured.jsonl")
         self.supervisor = Supervisor(
-            home, spare=spare, make_room=self._make_room, on_change=self._changed
-        )
+            home, spare=spare, make_room=self._make_room,
+            on_change=self._changed, on_spare=self._spare_changed,
+        )  # fmt: skip
         self.gate = Gate()
         self.store = Store(home / "werkbank.db")
         self.answers = Answers(self)
         self.loadings: dict[str, Loading] = {}  # by reference
-        self.version = 0  # goes up with every change of a resident: what a watcher compares
 
     async def start(self) -> None:
         empty_temp(self.home)
@@ -106,6 +106,21 @@ class Bench:
         await self.supervisor.stop()
         self.sampler.stop()
         self.store.close()
+
+    @property
+    def reading(self) -> Reading:
+        """The newest one of the machine. Nobody waits for the driver in the event loop: only the
+        first is taken here, and that is while the page is built. `fresh_reading` brings another."""
+        if self.sampler.latest() is None:
+            self.sampler.sample()
+        return self.sampler.latest() or self.machine.read()
+
+    async def fresh_reading(self, age: float = 0.0) -> Reading:
+        """One that is at most `age` seconds old, read in a thread where there is none."""
+        latest = self.sampler.latest()
+        if latest is None or self.machine.clock() - latest.at > age:
+            await asyncio.to_thread(self.sampler.sample)
+        return self.reading
 
     # Models
 
@@ -185,7 +200,7 @@ class Bench:
         return last
 
     async def unload(self, resident: Resident) -> dict[str, int]:
-        """Returns what its process held just before, in bytes."""
+        """Returns what came back, in bytes."""
         return await self.supervisor.unload(resident)
 
     # Generation: one way for the page, the API and the demo
@@ -260,65 +275,84 @@ class Bench:
         """Where a model loaded so will have its memory: "cuda:0" or "cpu"."""
         card = BACKENDS[backend].card
         wants = card.on_gpu(read(card.load_options, options))
-        return "cuda:0" if wants and self.machine.has_gpu else "cpu"
+        return "cuda:0" if wants and self.reading.has_gpu else "cpu"
 
     def predict(self, resident: Resident, device: str) -> int:
-        """Bytes it will hold: what it took the last time, else its file times a factor."""
+        """Bytes it will hold: what it took the last time, else its file times a factor, in RAM
+        with the libraries, which a process of its own has for itself."""
         before = self.measured.latest(
             kind="load", backend=resident.backend, model=resident.model,
             options=resident.options, device=device,
         )  # fmt: skip
-        guess = int(resident.file_bytes * resident.card.memory_factor)
+        card = resident.card
+        guess = int(resident.file_bytes * card.memory_factor)
+        guess += card.memory_base if device == "cpu" else 0
         return int((before or {}).get("measured_bytes") or guess)
 
     async def _make_room(self, resident: Resident) -> AsyncGenerator[Event, None]:
+        await self.fresh_reading()
         device = self.device_of(resident.backend, resident.options)
         need = self.predict(resident, device)
-        verdict = self.ledger.admit(resident.label, need, device)
+        spare = resident.child if device == "cpu" else None  # what it holds is there already
+        has = min(need, spare.resident_bytes()) if spare else 0
+        verdict = self.ledger.admit(resident.label, need - has, device)
         if verdict.refused:
             raise Refused(verdict.message, verdict.hint)
         for number in verdict.evict:
-            if other := self.supervisor.residents.get(number):
+            if number == SPARE:
+                await self.supervisor.drop_spare()
+            elif other := self.supervisor.residents.get(number):
                 yield Notice(f"{other.label} was unloaded to make room.")
                 await self.supervisor.unload(other)
         self.ledger.add(
             id=resident.id, label=resident.label, owner=resident.owner, kind="model",
-            device=device, predicted_bytes=need,
+            device=device, predicted_bytes=need, measured_bytes=has or None,
         )  # fmt: skip
 
     def _changed(self, resident: Resident) -> None:
-        self.version += 1
         if resident.state in GONE:
             self.ledger.remove(resident.id)
         elif resident.state == "ready":
-            self.ledger.set_state(resident.id, "ready")
-            held = resident.memory.get("cuda_bytes") or resident.memory.get("rss_bytes", 0)
             entry = self.ledger.get(resident.id)
-            if entry and entry.measured_bytes is None:
+            if entry and entry.state == "loading":
                 self.measured.append(
                     kind="load", backend=resident.backend, model=resident.model,
                     options=resident.options, device=entry.device,
-                    predicted_bytes=entry.predicted_bytes, measured_bytes=held,
+                    predicted_bytes=entry.predicted_bytes, measured_bytes=resident.held_bytes,
                 )  # fmt: skip
-                self.ledger.measure(resident.id, held)
+            self.ledger.measure(resident.id, resident.held_bytes)  # a run may have made it more
         self.ledger.set_busy(resident.id, resident.state in ("busy", "stuck"))
+
+    def _spare_changed(self, spare: Child | None) -> None:
+        """It has an entry from its first moment: whoever needs the memory more may have it."""
+        if spare is None:
+            self.ledger.remove(SPARE)
+            return
+        held = spare.resident_bytes()
+        if self.ledger.get(SPARE) is None:
+            self.ledger.add(
+                id=SPARE, label="the warm spare", owner="", kind="spare", device="cpu",
+                predicted_bytes=held, measured_bytes=held, state="ready",
+            )  # fmt: skip
+        self.ledger.measure(SPARE, held)
 
     # What others read
 
     def chips(self) -> list[dict[str, Any]]:
         """Who holds memory, for the strip on top."""
         return [
-            resident_chip(r.label, r.memory.get("cuda_bytes") or r.memory.get("rss_bytes"), r.state)
+            resident_chip(r.label, r.held_bytes or None, r.state)
             for r in self.supervisor.residents.values()
         ]
 
-    def health(self) -> dict[str, Any]:
+    async def health(self) -> dict[str, Any]:
         """The body of /healthz for whoever has the token."""
-        reading = self.sampler.latest() or self.machine.read()
+        reading = await self.fresh_reading(age=1.0)
         return {
             "status": "ok",
-            "workers": [r.status() for r in self.supervisor.residents.values()],
+            "workers": self.supervisor.status(),
             "spare": self.supervisor.spare_state,
+            "ledger": self.ledger.snapshot(),
             "jobs": [],
             "gpu": reading.to_json(),
             "gate": self.gate.snapshot(),

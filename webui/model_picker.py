@@ -13,6 +13,7 @@ from backends import BACKENDS
 from backends.base import Refused
 from backends.events import Done, Failed, Notice, Progress
 from backends.models.library import Listed
+from backends.runtime.supervisor import held_bytes
 from webui.bench import Bench, Loading, sentences
 from webui.form import Form, build_form
 
@@ -181,8 +182,12 @@ async def unload_and_tell(bench: Bench, name: str) -> str:
     resident = bench.resident_of(listed)
     if resident is None:
         return line("It is not loaded.", "note")
-    held = await bench.unload(resident)
-    back = held.get("cuda_bytes") or held.get("rss_bytes", 0)
+    back = held_bytes(await bench.unload(resident))
+    if resident.child and resident.child.alive:
+        return problem(
+            f"The process of {listed.title} would not end: {gigabytes(back)} came back so far. "
+            "Where the rest stays away, restart the computer."
+        )
     return line(f"Unloaded: {gigabytes(back)} came back.", "note")
 
 
@@ -210,9 +215,11 @@ def model_status(bench: Bench, listed: Listed | None) -> str:
         slow = ON_CPU if listed.format == "gguf" and runs_beside_the_gpu(bench, listed) else ""
         return line(f"{size}Not loaded: it loads by itself when it is first asked. {slow}", "note")
     if resident.state in ("ready", "busy", "stuck"):
-        held = resident.memory.get("cuda_bytes") or resident.memory.get("rss_bytes", 0)
         word = {"ready": "Ready", "busy": "Busy", "stuck": "Not responding"}[resident.state]
-        return line(f"{word} · loaded in {resident.seconds:.1f} s · {gigabytes(held)}", "good")
+        return line(
+            f"{word} · loaded in {resident.seconds:.1f} s · {gigabytes(resident.held_bytes)}",
+            "good",
+        )
     if resident.failed:
         return problem(str(resident.failed), resident.failed.detail)
     return line("Loading" if resident.state == "loading" else "Stopped", "note")
@@ -220,7 +227,7 @@ def model_status(bench: Bench, listed: Listed | None) -> str:
 
 def runs_beside_the_gpu(bench: Bench, listed: Listed) -> bool:
     """There is a GPU, and this model would not use it."""
-    return bench.machine.has_gpu and bench.device_of(listed.backend, {}) == "cpu"
+    return bench.reading.has_gpu and bench.device_of(listed.backend, {}) == "cpu"
 
 
 def line(text: str, kind: str) -> str:

@@ -127,7 +127,7 @@ def add_own_routes(server: FastAPI, bench: Bench) -> None:
     @server.get("/healthz")
     async def healthz(request: Request) -> dict[str, Any]:
         """`{"status": "ok"}` for anybody, workers, jobs and GPU for whoever has the token."""
-        return bench.health() if request.scope.get(TRUSTED) else {"status": "ok"}
+        return await bench.health() if request.scope.get(TRUSTED) else {"status": "ok"}
 
     @server.get("/api/gpu")
     async def gpu(seq: int = 0) -> dict[str, Any]:

@@ -90,6 +90,22 @@ class Reading:
     host: Host
     seq: int = 0
 
+    @property
+    def has_gpu(self) -> bool:
+        """There was a GPU that answered."""
+        return any(not gpu.error for gpu in self.gpus)
+
+    def free_bytes(self, device: str) -> int:
+        """Free memory of "cuda:N" then, of "cpu" now. Raises Refused where that is not known."""
+        if device == "cpu":
+            return int(psutil.virtual_memory().available)
+        gpus = {f"cuda:{gpu.index}": gpu for gpu in self.gpus}
+        gpu = gpus.get("cuda:0" if device == "cuda" else device)
+        if gpu is None or gpu.free_bytes is None:
+            reason = gpu.error if gpu else self.message
+            raise Refused(f"The free memory of {device} cannot be read.", reason or "Use the CPU.")
+        return gpu.free_bytes
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, units in the names, null where unknown."""
         return asdict(self)
@@ -257,24 +273,6 @@ class Machine:
             gpus = self.nvml.read()
             mode = "cuda" if gpus else "cpu"
             return Reading(self.clock(), mode, self.nvml.message, gpus, self._read_host())
-
-    @property
-    def has_gpu(self) -> bool:
-        """There is a GPU now that answers."""
-        with self._lock:
-            return any(not gpu.error for gpu in self.nvml.read())
-
-    def free_bytes(self, device: str) -> int:
-        """Free memory of "cpu" or "cuda:N" now. Raises Refused where that cannot be read."""
-        if device == "cpu":
-            return int(psutil.virtual_memory().available)
-        with self._lock:
-            gpus = {f"cuda:{gpu.index}": gpu for gpu in self.nvml.read()}
-        gpu = gpus.get("cuda:0" if device == "cuda" else device)
-        if gpu is None or gpu.free_bytes is None:
-            reason = gpu.error if gpu else self.nvml.message
-            raise Refused(f"The free memory of {device} cannot be read.", reason or "Use the CPU.")
-        return gpu.free_bytes
 
     def _read_host(self) -> Host:
         memory = psutil.virtual_memory()

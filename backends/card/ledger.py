@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from backends.base import Refused
 
@@ -105,6 +105,20 @@ class Ledger:
     def get(self, id: str) -> Entry | None:
         return self._entries.get(id)
 
+    def snapshot(self) -> list[dict[str, Any]]:
+        """All entries as plain JSON; times are seconds ago."""
+        now = self.clock()
+        return [
+            {
+                "id": e.id, "label": e.label, "owner": e.owner, "kind": e.kind, "device": e.device,
+                "predicted_bytes": e.predicted_bytes, "measured_bytes": e.measured_bytes,
+                "held_seconds": round(now - e.since, 1),
+                "unused_seconds": 0.0 if e.busy else round(now - e.last_used, 1),
+                "busy": e.busy, "state": e.state,
+            }
+            for e in self._entries.values()
+        ]  # fmt: skip
+
     def available(self, device: str) -> int:
         """What can still be promised there, in bytes; below 0 where others took more."""
         pending = sum(e.pending_bytes for e in self.entries(device))
@@ -156,7 +170,7 @@ class Ledger:
         entry = Entry(
             id, label, owner, kind, device, predicted_bytes, measured_bytes, now, now, state=state
         )
-        admitted = self._admitted.get((label, predicted_bytes, device))
+        admitted = self._admitted.get((label, entry.pending_bytes, device))
         holds = admitted is not None and not any(self._stands(other) for other in admitted.evict)
         if entry.pending_bytes and not holds:
             verdict = self._judge(label, entry.pending_bytes, device)
@@ -165,7 +179,8 @@ class Ledger:
                     verdict.message or f"Another load took the memory that {label} was to get.",
                     verdict.hint or "Load it again.",
                 )
-        self._admitted.clear()
+        if entry.pending_bytes:
+            self._admitted.clear()
         self._entries[id] = entry
         return entry
 
@@ -175,10 +190,6 @@ class Ledger:
 
     def set_state(self, id: str, state: State) -> None:
         self._change(id, state=state)
-
-    def touch(self, id: str) -> None:
-        """It was used just now."""
-        self._change(id, last_used=self.clock())
 
     def set_busy(self, id: str, busy: bool) -> None:
         """Begin and end of a run; both count as use. Unknown ids: no-op."""

@@ -66,7 +66,6 @@ class LlamaCpp(Backend):
         load_options=LlamaCppOptions,
         formats=("gguf",),
         label="llama.cpp",
-        preload=("xllamacpp",),
         memory_factor=1.5,
         on_gpu=lambda options: options.gpu_layers != 0 and built_for_gpu(),
     )

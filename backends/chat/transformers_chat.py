@@ -64,6 +64,7 @@ class TransformersChat(Backend):
             "transformers.models.llama.modeling_llama",
         ),
         memory_factor=1.2,
+        memory_base=700_000_000,  # torch and transformers
         on_gpu=lambda options: options.device != "cpu",
     )
 

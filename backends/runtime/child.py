@@ -23,6 +23,7 @@ import psutil
 
 from backends.events import Done, Event, Failed, Notice, from_json
 from backends.runtime import frames
+from backends.runtime.frames import POISONED, RECYCLED
 from backends.runtime.process import CHECKOUT, child_environment, kill_tree, own_temp, start_flags
 
 GRACE = 3.0  # seconds that a cancelled call gets before its process is killed
@@ -82,10 +83,10 @@ class Child:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self.name = name
         self.grace = GRACE
         self.temp = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=own_temp(folder)))
-        self.log_path = _made(folder / "logs") / f"worker-{name}.log"
+        self.logs = _made(folder / "logs")
+        self._log_file = self._open_log(name)
         self.pid, self.created = 0, 0.0
         self.memory: dict[str, int] = {}
         self.heard = self.started = time.monotonic()
@@ -94,6 +95,7 @@ class Child:
         self.ending = ""
         self.leaving = False  # it said that it is about to end by itself
         self.death: Failed | None = None
+        self.exit_code: int | None = None
         self.on_gone: Callable[[Child], None] = lambda child: None
         self._process: asyncio.subprocess.Process | None = None
         self._calls: dict[int, Call] = {}
@@ -124,6 +126,17 @@ class Child:
     @property
     def alive(self) -> bool:
         return not self.gone.is_set()
+
+    @property
+    def log_path(self) -> Path:
+        return Path(self._log_file.baseFilename)
+
+    def rename(self, name: str) -> None:
+        """What was a spare is a model's from now on: its log goes under that name."""
+        self._log_file.close()
+        self._log_file = self._open_log(name)
+        if self._tail:
+            self._write("\n".join(self._tail))
 
     def call(self, do: str, **fields: Any) -> Call:
         """Send a command. Where the process is dead the call fails at once, as an event."""
@@ -208,19 +221,24 @@ class Child:
 
     async def _log(self) -> None:
         assert self._process and self._process.stderr
-        handler = logging.handlers.RotatingFileHandler(
-            self.log_path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", delay=True
-        )
         while piece := await self._process.stderr.read(65536):
             text = piece.decode("utf-8", "replace")
             self._tail.extend(text.splitlines())
-            record = logging.LogRecord("worker", 20, "", 0, "%s", (text.rstrip("\n"),), None)
-            handler.emit(record)
-        handler.close()
+            self._write(text.rstrip("\n"))
+        self._log_file.close()
+
+    def _open_log(self, name: str) -> logging.handlers.RotatingFileHandler:
+        return logging.handlers.RotatingFileHandler(
+            self.logs / f"worker-{name}.log",
+            maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", delay=True,
+        )  # fmt: skip
+
+    def _write(self, text: str) -> None:
+        self._log_file.emit(logging.LogRecord("worker", 20, "", 0, "%s", (text,), None))
 
     async def _bury(self) -> None:
         assert self._process
-        code = await self._process.wait()
+        code = self.exit_code = await self._process.wait()
         await asyncio.wait([self._tasks[1]], timeout=0.2)  # the last lines of the log
         self.death = explain_death(code, self.ending, self._low_ram, "\n".join(self._tail))
         self.gone.set()
@@ -255,13 +273,13 @@ def explain_death(code: int, ending: str, low_ram: bool, tail: str) -> Failed:
         return Failed("The model process no longer answered and was ended.", AGAIN, detail)
     if ending:
         return Failed("The model was unloaded while it worked.", AGAIN, detail)
-    if code == 87:
+    if code == POISONED:
         return Failed(
             "The GPU reported an error and the model process had to end.",
             f"{AGAIN} If it happens again, restart the computer.",
             detail,
         )
-    if code == 88:
+    if code == RECYCLED:
         return Failed(
             "The model process was restarted, since memory did not come back.", AGAIN, detail
         )

@@ -5,6 +5,7 @@ The Windows branches were reviewed, not run.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -81,16 +82,16 @@ def start_flags() -> dict[str, Any]:
 
 def kill_tree(pid: int) -> None:
     """End the process and everything it started, now."""
-    try:
-        children = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        children = []
+    tree: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end at any moment
+        tree = [psutil.Process(pid)]
+        tree += tree[0].children(recursive=True)
     if sys.platform != "win32":
         try:
             os.killpg(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass  # already gone, or it never became a group leader; single kills follow
-    for process in [*children, *([psutil.Process(pid)] if psutil.pid_exists(pid) else [])]:
+    for process in reversed(tree):
         try:
             process.kill()
         except psutil.NoSuchProcess:

@@ -24,12 +24,14 @@ from backends import BACKENDS
 from backends.base import Card, Refused
 from backends.events import Done, Event, Failed, Notice, Progress
 from backends.runtime.child import Call, Child
+from backends.runtime.frames import RECYCLED
 
 RESTARTS, RESTART_SPAN = 3, 600.0  # so many restarts in so many seconds
 SILENT = 30.0  # seconds without a sign of life: "not responding"
 SILENT_LOAD = 180.0  # a library may hold everything up while it opens a large file
 SPARE_SILENT = 5.0  # seconds; an idle process says once a second that it lives
 SPARE_RAM_BYTES = 4 * 2**30  # a spare is kept only while this much RAM is free
+SPARE = "spare"  # its id, among those of the residents
 UNLOADED = Failed("The model was unloaded meanwhile.", "Send it again.", refused=True)
 SPARE_AGAIN = 60.0  # seconds after one that died or could not be started
 SPARE_DELAY = 10.0  # seconds after a load before the next spare is started
@@ -49,7 +51,6 @@ class Resident:
     file_bytes: int = 0  # of the model on disk
     state: str = "loading"
     seconds: float = 0.0  # what the last load took
-    memory: dict[str, int] = field(default_factory=dict)  # bytes
     failed: Failed | None = None
     restarts: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS + 1))
     child: Child | None = None
@@ -60,20 +61,36 @@ class Resident:
     def card(self) -> Card:
         return BACKENDS[self.backend].card
 
+    @property
+    def held_bytes(self) -> int:
+        """What it holds on the GPU, or else in RAM: the whole process, which ends with it."""
+        child = self.child
+        return held_bytes(child.memory) if child and child.alive else 0
+
     def status(self) -> dict[str, Any]:
         """For /healthz and the panel: plain JSON."""
-        child = self.child
         return {
+            "kind": "model",
             "id": self.id,
             "backend": self.backend,
             "model": self.model,
             "label": self.label,
             "state": self.state,
-            "pid": child.pid if child and child.alive else None,
-            "memory": dict(child.memory if child and child.alive else {}),
+            **process_status(self.child),
             "load_seconds": round(self.seconds, 2),
             "problem": str(self.failed) if self.failed else None,
         }
+
+
+def process_status(child: Child | None) -> dict[str, Any]:
+    """The part of a status that is the process's."""
+    alive = child if child and child.alive else None
+    return {"pid": alive.pid if alive else None, "memory": dict(alive.memory) if alive else {}}
+
+
+def held_bytes(memory: dict[str, int]) -> int:
+    """Of the numbers that a worker gives, the one for where its model lies."""
+    return memory.get("cuda_bytes") or memory.get("rss_bytes", 0)
 
 
 MakeRoom = Callable[[Resident], AsyncGenerator[Event, None]]
@@ -96,11 +113,14 @@ class Supervisor:
         silent: float = SILENT,
         make_room: MakeRoom = room_for_all,
         on_change: Callable[[Resident], None] = lambda resident: None,
+        on_spare: Callable[[Child | None], None] = lambda spare: None,
     ) -> None:
         """`make_room` is asked before every load, a restart included: it yields notices of what it
-        unloads, or raises Refused. `on_change` hears of every new state."""
+        unloads, or raises Refused; a spare that the load takes is the resident's child by then.
+        `on_change` hears of every new state, `on_spare` of a new spare, then once a second, and
+        with None when it is taken or gone."""
         self.folder, self.want_spare, self.silent = folder, spare, silent
-        self.make_room, self.on_change = make_room, on_change
+        self.make_room, self.on_change, self.on_spare = make_room, on_change, on_spare
         self.residents: dict[str, Resident] = {}
         self.spare: Child | None = None
         self._counter = 0
@@ -127,6 +147,17 @@ class Supervisor:
             return "none"
         return "ready" if self.spare.preloaded.is_set() else "warming"
 
+    def status(self) -> list[dict[str, Any]]:
+        """Every worker as plain JSON, the spare last."""
+        workers = [resident.status() for resident in self.residents.values()]
+        if self.spare and self.spare.alive:
+            state = "warm" if self.spare.preloaded.is_set() else "warming"
+            none = {"backend": "", "model": "", "load_seconds": 0.0, "problem": None}
+            of_process = process_status(self.spare)
+            workers += [{"kind": "spare", "id": SPARE, "label": "warm spare", "state": state}
+                        | none | of_process]  # fmt: skip
+        return workers
+
     # Loading
 
     def admit(self, backend: str, model: str, options: dict[str, Any], label: str = "") -> Resident:
@@ -147,7 +178,7 @@ class Supervisor:
         """
         async with resident.loading:
             if resident.state in ("ready", "busy") and resident.child and resident.child.alive:
-                yield Done(usage={"seconds": resident.seconds, "memory": resident.memory})
+                yield Done(usage={"seconds": resident.seconds, "memory": resident.child.memory})
                 return
             if resident.id not in self.residents:  # unloaded while this waited
                 yield UNLOADED
@@ -168,11 +199,17 @@ class Supervisor:
                     self.drop(resident)
 
     async def _bring_in(self, resident: Resident) -> AsyncGenerator[Event, None]:
+        resident.child = spare = self._claim_spare(resident)
         try:
             async for event in self.make_room(resident):
                 yield event
-            child = await self._take_child(resident)
+            if spare and spare.alive:
+                child = spare
+                child.rename(resident.id)
+            else:
+                child = await Child.start(self.folder, resident.id)
         except Refused as refused:
+            self._return_spare(resident)
             yield refused.as_event()
             return
         except OSError as error:
@@ -204,22 +241,62 @@ class Supervisor:
         self._spare_at = time.monotonic() + SPARE_DELAY
         if isinstance(event, Done):
             resident.seconds = float(event.usage.get("seconds", 0.0))
-            resident.memory = dict(event.usage.get("grown", {}))
+            if resident.child:  # its next beat is up to a second away
+                resident.child.memory = dict(event.usage.get("memory", {}))
             resident.failed = None
             self._state(resident, "ready")
         elif isinstance(event, Failed):
             resident.failed = event
             self.drop(resident, "failed")
 
-    async def _take_child(self, resident: Resident) -> Child:
-        wanted = resident.card.preload
-        if wanted and self.spare and self.spare.alive:
-            child, self.spare = self.spare, None
-            waiting = child.preloaded.is_set()
-            if not waiting or time.monotonic() - child.heard < SPARE_SILENT:
-                return child
+    # The spare
+
+    def _claim_spare(self, resident: Resident) -> Child | None:
+        """The spare, where there is one and this backend gains by it."""
+        child = self.spare
+        if not (resident.card.preload and child and child.alive):
+            return None
+        self._set_spare(None)
+        self._spare_at = time.monotonic() + SPARE_DELAY
+        if child.preloaded.is_set() and time.monotonic() - child.heard > SPARE_SILENT:
             child.kill()
-        return await Child.start(self.folder, resident.id)
+            return None
+        return child
+
+    def _return_spare(self, resident: Resident) -> None:
+        """A load that was refused did nothing with it."""
+        child, resident.child = resident.child, None
+        if child and child.alive:
+            if self.spare is None and resident.id in self.residents:
+                self._set_spare(child)
+            else:
+                child.kill()
+
+    def _set_spare(self, child: Child | None) -> None:
+        self.spare = child
+        self.on_spare(child)
+
+    async def drop_spare(self) -> None:
+        """End it for the sake of its memory. The next one comes a minute later."""
+        spare = self.spare
+        self._set_spare(None)
+        self._spare_at = time.monotonic() + SPARE_AGAIN
+        if spare:
+            await spare.stop(grace=0.5)
+
+    async def _keep_spare(self) -> None:
+        if not self.want_spare:
+            return
+        free = psutil.virtual_memory().available
+        loading = any(r.state == "loading" for r in self.residents.values())
+        if self.spare and (not self.spare.alive or free < SPARE_RAM_BYTES / 2):
+            await self.drop_spare()
+        elif self.spare:
+            self.on_spare(self.spare)
+        elif free > SPARE_RAM_BYTES and time.monotonic() > self._spare_at and not loading:
+            modules = dict.fromkeys(m for b in BACKENDS.values() for m in b.card.preload)
+            if modules:
+                self._set_spare(await Child.start(self.folder, SPARE, list(modules)))
 
     # Running
 
@@ -308,15 +385,19 @@ class Supervisor:
     async def unload(self, resident: Resident) -> dict[str, int]:
         """Give the memory back for good: the process ends, which is proof that it is free.
 
-        Returns what the process held just before, in bytes.
+        Returns what came back, in bytes: what it held just before, less what it still holds where
+        it would not end (stuck in the driver, say).
         """
         child, held = resident.child, {}
         self._state(resident, "unloaded")
         self.residents.pop(resident.id, None)
         if child and child.alive:
-            held = {**child.memory, "rss_bytes": child.resident_bytes()}
+            held = child.memory | {"rss_bytes": child.resident_bytes()}
             child.ending = "unloaded"
             await child.stop(grace=1.0)
+            if child.alive:
+                left = child.memory | {"rss_bytes": child.resident_bytes()}
+                held = {name: max(0, size - left.get(name, 0)) for name, size in held.items()}
         return held
 
     # Watching
@@ -328,8 +409,10 @@ class Supervisor:
     def _gone(self, resident: Resident, child: Child) -> None:
         if resident.child is not child or resident.state in ("failed", "unloaded"):
             return
-        if child.ending == "cancelled":
-            # Our own kill is no crash: the next call loads again without being counted.
+        if child.ending == "cancelled" or child.exit_code == RECYCLED:
+            # No crash: we killed it, or it answered and ended since its memory did not come back.
+            # The next call loads again without being counted, so a request that is too large for
+            # the card may be made smaller as often as that takes.
             self._state(resident, "stopped")
         else:
             resident.failed = child.death
@@ -365,16 +448,3 @@ class Supervisor:
                         f"The model has given no sign of life for {self.silent:.0f} seconds. "
                         "Press Stop to restart it, or wait."
                     )
-
-    async def _keep_spare(self) -> None:
-        if not self.want_spare:
-            return
-        free = psutil.virtual_memory().available
-        if self.spare and (not self.spare.alive or free < SPARE_RAM_BYTES / 2):
-            spare, self.spare = self.spare, None
-            self._spare_at = time.monotonic() + SPARE_AGAIN
-            await spare.stop(grace=0.5)
-        elif not self.spare and free > SPARE_RAM_BYTES and time.monotonic() > self._spare_at:
-            modules = dict.fromkeys(m for b in BACKENDS.values() for m in b.card.preload)
-            if modules:
-                self.spare = await Child.start(self.folder, "spare", list(modules))

@@ -201,21 +201,21 @@ def test_an_older_driver_is_asked_for_memory_in_the_older_way(nvml):
 
 
 def test_free_memory_is_told_for_each_device_and_refused_for_others(nvml):
-    machine = Machine(nvml)
-    assert machine.free_bytes("cuda:1") == 6 * GB
-    assert machine.free_bytes("cpu") > 0
+    reading = Machine(nvml).read()
+    assert reading.free_bytes("cuda:1") == 6 * GB
+    assert reading.free_bytes("cpu") > 0
     with pytest.raises(Refused, match="cuda:7"):
-        machine.free_bytes("cuda:7")
+        reading.free_bytes("cuda:7")
 
 
 def test_a_machine_whose_only_card_is_lost_has_no_gpu():
     nvml = FakeNvml(cards=1)
     machine = Machine(nvml)
-    assert machine.has_gpu
+    assert machine.read().has_gpu
     nvml.lost = {0}
-    assert not machine.has_gpu
+    assert not machine.read().has_gpu
     nvml.faults["nvmlInit"] = 12
-    assert not Machine(nvml).has_gpu
+    assert not Machine(nvml).read().has_gpu
 
 
 def test_the_first_cpu_percent_is_unknown_and_later_ones_are_shares(nvml, monkeypatch):

@@ -60,7 +60,7 @@ def test_the_reserve_stays_free(card):
 def test_the_least_recently_used_goes_first(ledger, card, now):
     settle(ledger, card, now, "a", 4 * GB)
     settle(ledger, card, now, "b", 4 * GB)
-    ledger.touch("a")
+    ledger.set_busy("a", True), ledger.set_busy("a", False)
     assert ledger.admit("C", 6 * GB, CARD).evict == ("b",)
 
 
@@ -174,7 +174,7 @@ def test_devices_do_not_mix(card):
 
 
 def test_unknown_ids_are_no_error(ledger):
-    ledger.remove("x"), ledger.touch("x"), ledger.set_busy("x", True), ledger.measure("x", 1)
+    ledger.remove("x"), ledger.set_busy("x", True), ledger.measure("x", 1)
     assert ledger.entries() == ()
     assert ledger.get("x") is None
 

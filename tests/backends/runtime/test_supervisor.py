@@ -18,6 +18,8 @@ import pytest
 
 from backends.base import Refused
 from backends.events import Done, Event, Failed, Notice, Progress, Text
+from backends.runtime.child import Child
+from backends.runtime.frames import RECYCLED
 from backends.runtime.process import CHECKOUT
 from backends.runtime.supervisor import RESTARTS, Resident, Supervisor
 
@@ -200,6 +202,97 @@ def test_a_crash_loop_ends_with_a_report(home: Path) -> None:
         assert "worker-" in events[-1].hint
 
     drive(home, body)
+
+
+def test_a_load_of_one_that_is_stuck_replaces_its_process(home: Path) -> None:
+    async def body(supervisor: Supervisor) -> None:
+        resident = await echo(supervisor)
+        stuck = resident.child
+        assert stuck
+        run = asyncio.create_task(collect(supervisor.run(resident, say(fault="hang", fault_at=1))))
+        async with asyncio.timeout(6):
+            while resident.state != "stuck":
+                await asyncio.sleep(0.05)
+        loading = await collect(supervisor.load(resident))
+        assert isinstance(loading[-1], Done)
+        assert not psutil.pid_exists(stuck.pid) and resident.child is not stuck
+        assert isinstance((await asyncio.wait_for(run, 5))[-1], Failed)
+        assert resident.state == "ready" and not resident.restarts  # its end was our doing
+        assert text_of(await collect(supervisor.run(resident, say("next")))) == "next"
+
+    drive(home, body, silent=1.0)
+
+
+# A torch of which the test says how much GPU memory it holds, imported when Python starts.
+TORCH = """
+import os
+from pathlib import Path
+class cuda:
+    is_initialized = staticmethod(lambda: True)
+    memory_reserved = staticmethod(lambda: int(Path(os.environ["WERKBANK_TEST_HELD"]).read_text()))
+    empty_cache = staticmethod(lambda: None)
+"""
+
+
+def test_an_end_for_the_sake_of_memory_is_no_crash(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = tmp_path / "held"
+    (tmp_path / "torch.py").write_text(TORCH)
+    (tmp_path / "sitecustomize.py").write_text("import torch")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("WERKBANK_TEST_HELD", str(held))
+
+    async def body(supervisor: Supervisor) -> None:
+        held.write_text("0")
+        resident = await echo(supervisor)
+        for _ in range(RESTARTS + 2):  # as often as it takes to find what fits
+            await collect(supervisor.load(resident))
+            held.write_text("1000000000")
+            events = await collect(supervisor.run(resident, say(fault="oom")))
+            assert isinstance(events[-1], Failed) and "not enough memory" in events[-1].message
+            assert resident.child
+            await asyncio.wait_for(resident.child.gone.wait(), 5)
+            assert (resident.child.exit_code, resident.state) == (RECYCLED, "stopped")
+            held.write_text("0")
+        assert text_of(await collect(supervisor.run(resident, say("small")))) == "small"
+        assert not resident.restarts
+
+    drive(home, body)
+
+
+# Sends one frame as soon as it is imported, which is before the first call.
+ODD_FRAME = """
+import os
+os.write(int(os.environ["WERKBANK_FRAMES_FD"]), os.environ["WERKBANK_TEST_FRAME"].encode() + b"\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "[]", "17", "{}", '{"id":"1"}', '{"id":1}', '{"id":1,"event":"Nope"}',
+        '{"id":1,"event":"Text"}', '{"id":1,"event":"Text","delta":"x","more":1}',
+        '{"id":0,"say":"hello"}', '{"id":0,"say":"beat"}',
+        '{"id":0,"say":"beat","memory":{"rss_bytes":"much"}}', '{"id":0,"say":"beat","memory":7}',
+    ],
+)  # fmt: skip
+def test_a_broken_frame_ends_the_worker_and_is_told(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame: str
+) -> None:
+    (tmp_path / "odd_frame.py").write_text(ODD_FRAME)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("WERKBANK_TEST_FRAME", frame)
+
+    async def run() -> None:
+        child = await Child.start(home, "odd", ["odd_frame"])
+        call = child.call("load", backend="echo", model="none:")
+        events = await asyncio.wait_for(collect(call.events()), 5)
+        assert isinstance(events[-1], Failed) and "internal protocol error" in events[-1].message
+        assert "protocol error: " in events[-1].detail
+        await asyncio.wait_for(child.gone.wait(), 2)
+
+    asyncio.run(run())
 
 
 def test_a_load_that_fails_says_why_and_leaves_no_process(home: Path) -> None:
