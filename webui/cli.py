@@ -106,7 +106,7 @@ def _run_doctor(args: argparse.Namespace) -> int:
 
 def _add_home(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--home", type=Path, metavar="DIR",
+        "--home", type=_folder, metavar="DIR",
         help="the folder of conversations, jobs and settings (default: WERKBANK_HOME)",
     )  # fmt: skip
 
@@ -150,16 +150,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def absolute_paths(argv: list[str], folder: Path) -> list[str]:
     """The same words with every path made absolute, since the command runs in the checkout."""
     words = list(argv)
+
+    def absolute(value: str) -> str:
+        return str(folder / Path(value).expanduser()) if value.strip() else value  # else refused
+
     if words[:1] == ["test"]:  # pytest's paths are the checkout's
         return words
     paths = (*PATH_OPTIONS, "--json") if words[:1] == ["bench"] else PATH_OPTIONS
     for i, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option in paths and equals:
-            words[i] = f"{option}={folder / Path(value).expanduser()}"
+            words[i] = f"{option}={absolute(value)}"
         elif i and words[i - 1] in paths:
-            words[i] = str(folder / Path(word).expanduser())
+            words[i] = absolute(word)
     return words
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():  # an empty variable, as in --home "$X": not the current folder
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder. Name one, or leave it out.")
+    return Path(text)
 
 
 def _port(text: str) -> int:

@@ -7,7 +7,10 @@ the cache of what was made here.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -159,7 +162,7 @@ def _locate_in_wheel(ref: ModelRef) -> Path:
 
 def _locate_folder(ref: ModelRef) -> Path:
     root = models_folder()
-    path = root / ref.name
+    path = _named(root, ref.name)
     if not path.exists():
         raise Refused(
             f"There is no model {ref.name} in {root}.", "Put it there, or pick one from the list."
@@ -199,7 +202,8 @@ def _in_folder(folder: Path, ref: ModelRef) -> Path:
     if not folder.is_dir():
         return folder
     if ref.file:
-        path = folder.joinpath(*ref.file.split("/"))
+        *inner, name = ref.file.split("/")
+        path = _named(folder.joinpath(*inner), name)
         if not path.exists():
             raise Refused(f"{ref.name} has no file {ref.file}.", "Pick one from the list.")
         return path
@@ -211,6 +215,28 @@ def _ggufs(folder: Path) -> list[Path]:
     """The language models in a folder, of split ones the first part."""
     found = [p for p in sorted(folder.glob("*.gguf")) if not p.name.startswith("mmproj")]
     return [p for p in found if gguf_parts(p)[0] == p]
+
+
+# Names of files, in references
+
+
+def name_id(name: str) -> str:
+    """What stands for a file's name in a reference: the name itself where a reference may hold it,
+    else its plain letters and a digest. `Mein Modell` is `Mein-Modell-` and eight of 0-9a-f."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and ".." not in name:
+        return name
+    whole = unicodedata.normalize("NFC", name)  # macOS writes an umlaut as two characters
+    plain = unicodedata.normalize("NFKD", whole).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-_") or "model"
+    return f"{plain[:60]}-{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def _named(folder: Path, id: str) -> Path:
+    """The entry of `folder` that `id` stands for; one that is not there where none is."""
+    path = folder / id
+    if path.exists() or not re.fullmatch(r".+-[0-9a-f]{8}", id) or not folder.is_dir():
+        return path
+    return next((entry for entry in folder.iterdir() if name_id(entry.name) == id), path)
 
 
 # The list
@@ -272,7 +298,7 @@ def own_models() -> Iterator[tuple[ModelRef, Path]]:
             path.is_dir() or path.suffix in (".gguf", ".safetensors")
         ):
             continue
-        yield from _models_in(ModelRef("folder", path.name), path)
+        yield from _models_in(ModelRef("folder", name_id(path.name)), path)
 
 
 def hub_models() -> Iterator[tuple[ModelRef, Path]]:
@@ -299,29 +325,36 @@ def _models_in(ref: ModelRef, path: Path) -> Iterator[tuple[ModelRef, Path]]:
         yield ref, path
     for file in ggufs:
         alone = len(ggufs) == 1 and not others
-        yield (ref if alone else replace(ref, file=file.name)), file
+        yield (ref if alone else replace(ref, file=name_id(file.name))), file
 
 
 def _judged(ref: ModelRef, path: Path, task: str) -> Listed | None:
     """The entry for one model, or None where it is for another task."""
-    # A name from another system may be no UTF-8: what is shown must be.
-    shown, title = (
-        text.encode("utf-8", "replace").decode() for text in (str(ref), f"{ref.name} {ref.file}")
-    )
-    listed = Listed(shown, title.strip(), task, ref, "")
+    title = _title(ref, path)
+    listed = Listed(str(ref), title, task, ref, "")
     try:
-        ModelRef.parse(str(ref))
         located = locate(ref)
         facts, problem = _judgement(located, stamp(located))
         seems = facts.task if facts else guess_task(located)
     except Refused as refused:
-        facts, problem, seems = None, str(refused), guess_task(path)
-        if ref.kind == "folder" and "does not name" in refused.message:
-            problem = (
-                f"The name {title.strip()!r} cannot be used here. "
-                "Rename it: letters, digits, dots, dashes and underscores only."
-            )
+        facts, problem, seems = None, _shown(str(refused)), guess_task(path)
+    if "\ufffd" in title:  # the libraries that open it take its path as UTF-8
+        facts, problem = None, f"The name {title!r} is not readable here. Rename it."
     return _with_facts(listed, facts, problem) if seems == task else None
+
+
+def _title(ref: ModelRef, path: Path) -> str:
+    """How people know it: by the names on the disk, here as text that can be shown."""
+    name = ref.name
+    if ref.kind == "folder":
+        name = path.relative_to(models_folder()).parts[0]
+    name = _shown(f"{name} {path.name if ref.file else ''}".strip())
+    return "".join(c if c.isprintable() else " " for c in name)
+
+
+def _shown(text: str) -> str:
+    """Text that can be sent: a name from another system may be no UTF-8, which is U+FFFD here."""
+    return re.sub(r"[\ud800-\udfff]", "\ufffd", text)
 
 
 def _with_facts(listed: Listed, facts: Facts | None, problem: str) -> Listed:
@@ -344,9 +377,10 @@ def _judgement(path: Path, stamp: Stamp) -> tuple[Facts | None, str]:
         check_path(path)
         return read_facts(path), ""
     except Refused as refused:
-        return None, str(refused)
+        return None, _shown(str(refused))
     except OSError as error:
-        return None, f"{path.name} cannot be read ({error.strerror}). Check who may read it."
+        name = _shown(path.name)
+        return None, f"{name} cannot be read ({error.strerror}). Check who may read it."
 
 
 def stamp(path: Path) -> Stamp:

@@ -39,6 +39,8 @@ def test_serve_reads_its_options() -> None:
         (["--token", "a", "--no-token"], "not allowed with argument"),
         (["--tok", "a"], "unrecognized arguments"),  # no abbreviations: they would become interface
         (["bench", "cooking"], "invalid choice: 'cooking'"),
+        (["--home", ""], "'' is no folder. Name one, or leave it out."),
+        (["doctor", "--home= "], "' ' is no folder."),
         (["cook"], "invalid choice: 'cook'"),
         (["doctor", "--jsn"], "unrecognized arguments"),
     ],
@@ -47,7 +49,7 @@ def test_a_wrong_word_is_refused_by_name(
     words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.parse(words)
+        cli.parse(cli.absolute_paths(words, Path.cwd()))
     assert stopped.value.code == 2
     assert complaint in capsys.readouterr().err
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -107,15 +108,70 @@ def test_what_cannot_load_is_listed_with_the_reason() -> None:
     own("cut.gguf").write_bytes(crafted.gguf()[:-8])
     crafted.folder(own("pickled"), **{"pytorch_model.bin": b"x"})
     (own("pickled") / "model.safetensors").unlink()
-    crafted.folder(own("mein Modell"))
     problems = {i: m.problem for i, m in listed().items()}
     assert "auto_map" in problems["folder:coded"]
     assert "incomplete" in problems["folder:cut.gguf"]
     assert "Convert it" in problems["folder:pickled"]
-    assert "Rename it" in problems["folder:mein Modell"]
     for identity in ("folder:coded", "folder:cut.gguf", "folder:pickled"):
         with pytest.raises(Refused):
             library.check(ModelRef.parse(identity))
+
+
+@pytest.mark.parametrize(
+    "name", ["Mein Modell", "größer", "模型", "a..b", "-x", "zwei\nZeilen", "_", "100% 'gut' <b>"]
+)
+def test_a_name_that_no_reference_may_hold_gets_an_id_and_keeps_its_title(name: str) -> None:
+    crafted.folder(own(name))
+    own(f"{name}.gguf").write_bytes(crafted.gguf())
+    own(f"{name} 2").mkdir()
+    for file in (f"{name}.gguf", "q8.gguf"):
+        (own(f"{name} 2") / file).write_bytes(crafted.gguf())
+    found = listed()
+    assert [m.problem for m in found.values()] == [""] * 4
+    title = name.replace("\n", " ")
+    assert {m.title for m in found.values()} == {
+        title, f"{title}.gguf", f"{title} 2 {title}.gguf", f"{title} 2 q8.gguf"
+    }  # fmt: skip
+    for identity, model in found.items():
+        assert identity.isascii() and ModelRef.parse(identity) == model.ref
+        assert library.find_model("chat", identity) == model
+        library.check(model.ref)
+        assert title.replace(" ", "") in str(locate(identity)).replace("\n", "").replace(" ", "")
+    assert set(listed()) == set(found)  # the same every time
+
+
+def test_a_name_s_id_is_its_own_and_a_plain_name_is_its_own_id() -> None:
+    for name in ("Mein Modell", "Mein-Modell", "Mein_Modell", "Mein  Modell"):
+        crafted.folder(own(name))
+    found = listed()
+    assert len(found) == 4 and {"folder:Mein-Modell", "folder:Mein_Modell"} < set(found)
+    assert {locate(identity).name for identity in found} == {m.title for m in found.values()}
+    umlauts = [library.name_id(unicodedata.normalize(form, "Wörter")) for form in ("NFC", "NFD")]
+    assert umlauts[0] == umlauts[1]
+    with pytest.raises(Refused, match="There is no model"):
+        locate("folder:Mein-Modell-00000000")
+
+
+def test_a_link_with_such_a_name_does_not_lead_out_either(places: Path) -> None:
+    outside = crafted.folder(places / "außen")
+    own("mein Link").symlink_to(outside, target_is_directory=True)
+    [model] = listed().values()
+    assert "leads out" in model.problem
+    with pytest.raises(Refused, match="leads out"):
+        locate(model.id)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes on Linux alone")
+def test_a_name_that_is_no_utf_8_is_said_and_breaks_nothing() -> None:
+    crafted.folder(own("gut"))
+    crafted.folder(own(os.fsdecode(b"gr\xf6\xdfer")))  # Latin-1
+    crafted.folder(own("innen"), **{os.fsdecode(b"\xff.bin"): b"x"})
+    (own("innen") / "model.safetensors").unlink()
+    found = {m.title: m for m in listed().values()}
+    assert set(found) == {"gut", "gr\ufffd\ufffder", "innen"}
+    assert found["gut"].problem == "" and found["innen"].problem
+    assert found["gr\ufffd\ufffder"].problem.endswith("Rename it.")
+    json.dumps([m.id + m.title + m.problem for m in found.values()], ensure_ascii=False).encode()
 
 
 def test_a_model_is_listed_for_its_own_task_only() -> None:
