@@ -1,6 +1,6 @@
 () => {
   // What an answer took stands inside its bubble, but copying is for the answer alone.
-  const footer = /\n*<span class="(usage|told [a-z]+)">[^<]*<\/span>(<br>)?/g;
+  const footer = /\n\n<span class="(usage|told [a-z]+|acts [a-z0-9 ]+|file)"[^]*$/;
   const clipboard = navigator.clipboard;
   if (clipboard) {
     const write = clipboard.writeText.bind(clipboard);

@@ -1,4 +1,4 @@
-"""Chat: pick a model, talk, stop, regenerate; every word is saved while it streams."""
+"""Chat: pick a model, talk, branch, compare; every word is saved while it streams."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ import gradio as gr
 from backends.base import Refused
 from backends.chat.params import ChatParams
 from backends.models.library import Listed
-from backends.params import read
-from webui.answers import Answer
+from webui.answers import Answer, watch
 from webui.bench import Bench
-from webui.chat_view import chatbot_value, status_of
+from webui.chat.attach import Attach, build_attach
+from webui.chat.buttons import Pressed, build_buttons, new_key, pressed
+from webui.chat.compare import Compare, build_compare
+from webui.chat.follow import Views, shown_of
+from webui.chat.pair import begin_pair, open_pair
+from webui.chat.turns import Asked, Wish, begin
+from webui.chat.view import chatbot_value, deleted_line, meter, status_of
 from webui.conversation_panel import build_conversation_list, conversation_list, selected
 from webui.form import Form, build_form
 from webui.model_picker import Picker, build_model_picker, line, model_status, problem
-from webui.store import Message
+from webui.preset_picker import build_preset_picker
 
 TITLE = "Chat"
 LISTED = 60  # conversations in the list
-VIEWS = 1000  # open pages to keep in mind
 PLACEHOLDER = (
     "### Ask something\nThe model on the right answers. It loads by itself with your first message."
 )
@@ -34,81 +38,55 @@ LATEX = [
 SAME_AGAIN = "At temperature 0 the answer stays the same. Raise it to get another one."
 REMEMBERED = "() => [localStorage.getItem('werkbank.conversation') || '']"
 REMEMBER = "(id) => { localStorage.setItem('werkbank.conversation', id); return id; }"
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The components that handlers fill."""
+    """The components that handlers fill. `tip`: the last message shown, which the next goes behind;
+    `editing`: the message whose new text is in the box."""
 
     current: Any
+    tip: Any
+    editing: Any
     conversations: Any
     log: Any
     status: Any
+    note: Any
+    cancel: Any
     box: Any
     send: Any
     stop: Any
+    meter: Any
+    buttons: Any
 
-    def outputs(self) -> list[Any]:
-        return [self.current, self.conversations, self.log, self.status, self.send, self.stop]
+    def shown(self) -> list[Any]:
+        """What depends on which conversation is open."""
+        return [
+            self.current, self.tip, self.conversations, self.log, self.status, self.send,
+            self.stop, self.meter,
+        ]  # fmt: skip
 
-
-class Views:
-    """What each browser page looks at: a follower of something else keeps quiet.
-
-    `begun` holds the answer that a page has just begun, until it follows it.
-    """
-
-    def __init__(self) -> None:
-        self.begun: dict[str, Answer] = {}
-        self._newest: dict[str, int] = {}
-
-    def take(self, page: str) -> View:
-        self._newest[page] = self._newest.pop(page, 0) + 1
-        while len(self._newest) > VIEWS:
-            del self._newest[next(iter(self._newest))]
-        return View(self, page, self._newest[page])
-
-    def newest(self, page: str) -> int:
-        return self._newest.get(page, 0)
-
-
-@dataclass(frozen=True)
-class View:
-    """One look of one page at one conversation, until the page looks at another."""
-
-    views: Views
-    page: str
-    number: int
-
-    @property
-    def current(self) -> bool:
-        return self.views.newest(self.page) == self.number
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A press of Send, or of Retry where `text` is None. `values` are the settings as shown."""
-
-    text: str | None
-    current: str
-    values: tuple[Any, ...]
-    page: str
+    def editor(self) -> list[Any]:
+        return [self.editing, self.note, self.cancel, self.box]
 
 
 def build(bench: Bench) -> None:
+    key = new_key()
     with gr.Row(elem_classes="work", elem_id="chat"):
         with gr.Column(scale=1, min_width=180, elem_classes="left"):
             new = gr.Button("New chat", size="sm", elem_id="chat-new")
             conversations = build_conversation_list()
         with gr.Column(scale=5, min_width=320, elem_classes="middle"):
-            log = gr.Chatbot(
-                elem_id="chat-log", show_label=False, height="calc(100vh - 250px)",
-                min_height=240, placeholder=PLACEHOLDER, buttons=["copy", "copy_all"],
-                latex_delimiters=LATEX, reasoning_tags=[("<think>", "</think>")],
-                allow_tags=False, layout="bubble", feedback_options=None,
-            )  # fmt: skip
+            log = build_log()
+            compare = build_compare(bench)
             status = gr.HTML(elem_id="chat-status")
+            with gr.Row(elem_classes="editing"):
+                note = gr.HTML(elem_id="chat-edit-note")
+                cancel = gr.Button("Cancel", size="sm", visible=False, elem_id="chat-edit-cancel")
+            attach = build_attach(bench, key)
             with gr.Row(elem_classes="composer"):
+                attach.button.render()
                 box = gr.Textbox(
                     show_label=False, label="Message", placeholder="Message", lines=1, max_lines=12,
                     container=False, scale=8, elem_id="chat-box", autofocus=True,
@@ -117,194 +95,307 @@ def build(bench: Bench) -> None:
                 stop = gr.Button(
                     "Stop", variant="stop", min_width=70, visible=False, elem_id="chat-stop"
                 )
+            fullness = gr.HTML(elem_id="chat-meter")
         with gr.Column(scale=2, min_width=260, elem_classes="right"):
             picker = build_model_picker(bench, "chat")
             with gr.Group(elem_classes="panel"):
+                presets = build_preset_picker(bench, "chat", ChatParams)
                 first = picker.first
                 form = build_form(
                     ChatParams, prefix="chat", values=first.settings if first else None
                 )
-    current = gr.Textbox(visible=False, elem_id="chat-current")
-    parts = Parts(current, conversations, log, status, box, send, stop)
-    _wire(bench, parts, picker, form, new)
-
-
-def _wire(bench: Bench, parts: Parts, picker: Picker, form: Form, new: Any) -> None:
-    settings = [*picker.inputs, *form.components]
-
-    views = Views()
-
-    async def send(request: gr.Request, text: str, current: str, *values: Any) -> dict[Any, Any]:
-        asked = Asked(text, current, values, page_of(request))
-        return begin(bench, views, parts, picker, form, asked)
-
-    async def again(request: gr.Request, current: str, *values: Any) -> dict[Any, Any]:
-        asked = Asked(None, current, values, page_of(request))
-        return begin(bench, views, parts, picker, form, asked)
-
-    async def follow_begun(request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
-        answer = views.begun.pop(page_of(request), None)
-        if answer is None:
-            yield {parts.log: gr.skip()}
-            return
-        view = views.take(page_of(request))
-        async for update in follow(bench, parts, answer.conversation, view, answer):
-            yield update
-
-    async def open_first(request: gr.Request, current: str) -> AsyncIterator[dict[Any, Any]]:
-        if views.newest(page_of(request)):  # somebody was quicker than the page's own start
-            yield {parts.log: gr.skip()}
-            return
-        if bench.store.notice:
-            yield {parts.status: line(bench.store.notice, "note")}
-        async for update in follow(bench, parts, current, views.take(page_of(request))):
-            yield update
-
-    async def choose(request: gr.Request, event: gr.EventData) -> AsyncIterator[dict[Any, Any]]:
-        yield {parts.status: ""}
-        async for update in follow(bench, parts, selected(event), views.take(page_of(request))):
-            yield update
-
-    async def stop(current: str) -> None:  # async: a plain function would run in a thread
-        if answer := bench.answers.of(current):
-            bench.answers.stop(answer)
-
-    def start_new(request: gr.Request) -> dict[Any, Any]:
-        views.take(page_of(request))
-        return {**shown(bench, parts, ""), parts.status: ""}
-
-    def listed_as(name: str) -> Listed | None:
-        return next((m for m in bench.models("chat") if m.id == name), None)
-
-    def state_of_model(name: str) -> str:
-        return model_status(bench, listed_as(name))
-
-    def settings_of_model(name: str) -> list[Any]:
-        listed = listed_as(name)
-        return form.fill(listed.settings if listed else {})
-
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    sent = gr.on(
-        [parts.send.click, parts.box.submit], send, [parts.box, parts.current, *settings],
-        [*parts.outputs(), parts.box], **quiet,
+                presets.wire(form)
+            compare.build_settings(picker.first)
+    current, tip, editing = (
+        gr.Textbox(visible=False, elem_id=f"chat-{name}") for name in ("current", "tip", "editing")
+    )
+    parts = Parts(
+        current, tip, editing, conversations, log, status, note, cancel, box, send, stop, fullness,
+        build_buttons(key),
     )  # fmt: skip
-    retried = parts.log.retry(
-        again, [parts.current, *settings], [*parts.outputs(), parts.box], **quiet
-    )
-    for event in (sent, retried):
-        # Beginning is short, so that Send works again at once, also in another conversation.
-        event.then(follow_begun, None, parts.outputs(), trigger_mode="multiple", **quiet).then(
-            state_of_model, picker.model, picker.status, queue=False, **quiet
+    Chat(bench, parts, picker, form, attach, compare, key).wire(new)
+
+
+def build_log() -> gr.Chatbot:
+    return gr.Chatbot(
+        elem_id="chat-log", show_label=False, height="calc(100vh - 250px)",
+        min_height=240, placeholder=PLACEHOLDER, buttons=["copy", "copy_all"],
+        latex_delimiters=LATEX, reasoning_tags=[("<think>", "</think>")],
+        allow_tags=False, layout="bubble", feedback_options=None,
+    )  # fmt: skip
+
+
+class Chat:
+    """The handlers. Beginning an answer is short, so that Send works again at once, also in another
+    conversation; following it is long and fills the log alone; settling shows how it ended."""
+
+    def __init__(
+        self, bench: Bench, parts: Parts, picker: Picker, form: Form, attach: Attach,
+        compare: Compare, key: str,
+    ) -> None:  # fmt: skip
+        self.bench, self.parts, self.picker, self.form = bench, parts, picker, form
+        self.attach, self.compare, self.key = attach, compare, key
+        self.views = Views()
+
+    def wire(self, new: Any) -> None:
+        parts, compare = self.parts, self.compare
+        settings = [*self.picker.inputs, *self.form.components, *compare.inputs]
+        everything = [*parts.shown(), *parts.editor(), *compare.shown(), *self.attach.shown()]
+        sent = gr.on(
+            [parts.send.click, parts.box.submit], self.send,
+            [parts.box, parts.current, parts.tip, parts.editing, self.attach.files, *settings],
+            everything, **QUIET,
+        )  # fmt: skip
+        clicked = parts.buttons.select(
+            self.press, [parts.current, self.attach.files, *settings], everything, **QUIET
         )
-    picker.model.change(
-        settings_of_model, picker.model, list(form.components), queue=False, **quiet
-    )
-    parts.stop.click(stop, parts.current, None, queue=False, **quiet)
-    new.click(start_new, None, parts.outputs(), queue=False, **quiet)
-    parts.conversations.select(choose, None, parts.outputs(), trigger_mode="multiple", **quiet)
-    parts.current.change(None, parts.current, parts.current, js=REMEMBER)
-    gr.context.Context.root_block.load(
-        open_first, parts.current, parts.outputs(), js=REMEMBERED, **quiet
-    )
+        opened = parts.conversations.select(self.choose, None, everything, **QUIET)
+        root = gr.context.Context.root_block
+        first = root.load(self.open_first, parts.current, everything, js=REMEMBERED, **QUIET)
+        compare.voted(self.vote, parts.current, everything, **QUIET)
+        for event in (sent, clicked, opened, first):
+            follow: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
+            one = event.then(self.follow, None, [parts.log, parts.status], **follow)
+            two = event.then(self.follow_pair, None, compare.growing(parts.status), **follow)
+            for ended in (one, two):
+                ended.then(self.settle, None, everything, queue=False, **QUIET).then(
+                    self.state_of_model, self.picker.model, self.picker.status, queue=False, **QUIET
+                )
+        opened.then(
+            self.settings_of_conversation, None, [*self.picker.shown(), *self.form.components],
+            queue=False, **QUIET,
+        )  # fmt: skip
+        self.picker.model.input(
+            self.settings_of_model, self.picker.model, list(self.form.components), queue=False,
+            **QUIET,
+        )  # fmt: skip
+        parts.stop.click(self.stop, parts.current, None, queue=False, **QUIET)
+        parts.cancel.click(self.leave_edit, None, parts.editor(), queue=False, **QUIET)
+        new.click(self.start_new, None, everything, queue=False, **QUIET)
+        parts.current.change(None, parts.current, parts.current, js=REMEMBER)
+        self.attach.wire(self.picker, self.form, parts.status)
+
+    # What begins
+
+    async def send(
+        self, request: gr.Request, text: str, current: str, tip: str, editing: str,
+        files: list[Any], *values: Any,
+    ) -> dict[Any, Any]:  # fmt: skip
+        page = page_of(request)
+        if editing:
+            wish = Wish("edit", current, editing, text, (), page)
+        else:
+            wish = Wish("send", current, tip, text, self.attach.read(files), page)
+        return self._begin(wish, values)
+
+    async def press(
+        self, request: gr.Request, event: gr.EventData, current: str, files: list[Any],
+        *values: Any,
+    ) -> dict[Any, Any]:  # fmt: skip
+        """One of the buttons under a message, or beside a file that is to be sent."""
+        act, page = pressed(event), page_of(request)
+        try:
+            if act.act in ("retry", "continue"):
+                return self._begin(Wish(act.act, current, act.message, visitor=page), values)  # type: ignore[arg-type]
+            if act.act == "edit":
+                return self._edit(act)
+            if act.act == "unattach":
+                return self.attach.without(files, act.message)
+            return self._change(page, current, act)
+        except (Refused, ValueError) as error:
+            return {self.parts.status: problem(str(error))}
+
+    def _begin(self, wish: Wish, values: tuple[Any, ...]) -> dict[Any, Any]:
+        """Write the question into the store and start the answer, or say why not."""
+        parts, bench = self.parts, self.bench
+        answers: list[Answer] = []
+        try:
+            left, right = self._asked(values)
+            if right and wish.act != "continue":
+                answers = begin_pair(bench, wish, left, right)
+            elif answer := begin(bench, wish, left):
+                answers = [answer]
+            conversation = answers[0].conversation if answers else wish.conversation
+            bench.store.set_settings(conversation, left.listed.id, left.settings)
+        except (Refused, ValueError) as error:
+            # Begun in another browser tab, perhaps: show it, with its Stop.
+            self._look(wish.visitor, wish.conversation)
+            return {parts.status: problem(str(error))}
+        self._look(wish.visitor, conversation)
+        same = wish.act == "retry" and not right and not left.settings.get("temperature")
+        update = {**self.shown(conversation), **self.leave_edit()}
+        if wish.act == "send":
+            update |= self.attach.emptied()
+        elif wish.act != "edit":
+            update.pop(parts.box)
+        update[parts.status] = line(SAME_AGAIN, "note") if same else ""
+        return update
+
+    def _asked(self, values: tuple[Any, ...]) -> tuple[Asked, Asked | None]:
+        """The model and settings as shown, and those of the other side where there is one."""
+        count = len(self.picker.inputs)
+        listed, options = self.picker.chosen(values[:count])
+        rest = values[count:]
+        settings = self.form.read(rest[: len(self.form.names)])
+        asked = Asked(listed, options, settings)
+        return asked, self.compare.asked(asked, rest[len(self.form.names) :])
+
+    # What changes a conversation without a model
+
+    def _edit(self, act: Pressed) -> dict[Any, Any]:
+        message = self.bench.store.message(act.message)
+        if message is None:
+            raise Refused("This message does not exist any more.", "Reload the page.")
+        mine = message.role == "user"
+        what = "Send asks it anew" if mine else "Send saves your version"
+        note = f"Editing {'your message' if mine else 'an answer'}. {what}; the old one is kept."
+        return {
+            self.parts.editing: message.id,
+            self.parts.note: line(note, "note"),
+            self.parts.cancel: gr.Button(visible=True),
+            self.parts.box: gr.Textbox(value=message.text, autofocus=True),
+        }
+
+    def leave_edit(self) -> dict[Any, Any]:
+        return {
+            self.parts.editing: "",
+            self.parts.note: "",
+            self.parts.cancel: gr.Button(visible=False),
+            self.parts.box: "",
+        }
+
+    def _change(self, page: str, current: str, act: Pressed) -> dict[Any, Any]:
+        store, status = self.bench.store, ""
+        if act.act == "show":
+            store.show_branch(act.message)
+        elif act.act in ("up", "down"):
+            message, vote = store.message(act.message), 1 if act.act == "up" else -1
+            store.vote(act.message, 0 if message and message.vote == vote else vote)
+        elif act.act == "delete":
+            running = self.bench.answers.all_of(current)
+            if running:
+                raise Refused("The last answer is still being written.", "Stop it, then delete.")
+            store.delete_message(act.message)
+            status = deleted_line(act.message, self.key)
+        elif act.act == "undo":
+            store.restore_message(act.message)
+        self._look(page, current)
+        return {**self.shown(current), self.parts.status: status}
+
+    async def vote(self, request: gr.Request, current: str, vote: str) -> dict[Any, Any]:
+        self.compare.decide(shown_of(self.bench, current, self.key), vote)
+        return {**self._open(page_of(request), current), self.parts.status: ""}
+
+    async def stop(self, current: str) -> None:  # async: a plain function would run in a thread
+        for answer in self.bench.answers.all_of(current):
+            self.bench.answers.stop(answer)
+
+    # What is looked at
+
+    async def open_first(self, request: gr.Request, current: str) -> dict[Any, Any]:
+        page = page_of(request)
+        if self.views.knows(page):  # somebody was quicker than the page's own start
+            return {self.parts.log: gr.skip()}
+        notice = self.bench.store.notice
+        told = {self.parts.status: line(notice, "note")} if notice else {}
+        return {**self._open(page, current), **told}
+
+    async def choose(self, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+        return {
+            **self._open(page_of(request), selected(event)),
+            **self.leave_edit(),
+            self.parts.status: "",
+        }
+
+    def _open(self, page: str, conversation: str) -> dict[Any, Any]:
+        self._look(page, conversation)
+        return self.shown(conversation)
+
+    def _look(self, page: str, conversation: str) -> None:
+        """What the page shows from now on, and what it follows as soon as this handler ends."""
+        running = self.bench.answers.all_of(conversation)
+        pair = running and open_pair(self.bench, shown_of(self.bench, conversation, self.key))
+        self.views.look(page, conversation, running, pair=bool(pair))
+
+    def start_new(self, request: gr.Request) -> dict[Any, Any]:
+        return {**self._open(page_of(request), ""), **self.leave_edit(), self.parts.status: ""}
+
+    async def follow(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
+        """The answer that the page has just begun, or found, until it ends.
+
+        When the page turns to another conversation this goes on silently: it is still watched.
+        """
+        parts, begun = self.parts, self.views.begun(page_of(request), pair=False)
+        yield {parts.log: gr.skip()}
+        if begun is None:
+            return
+        answer, told = begun.answers[0], ""
+        shown = shown_of(self.bench, begun.conversation, self.key)
+        async for _ in watch(answer):
+            now: dict[Any, Any] = {parts.log: chatbot_value(shown, answer)}
+            if status_of(answer) != told:
+                told = status_of(answer)
+                now[parts.status] = told
+            yield now if begun.current else {parts.log: gr.skip()}
+
+    async def follow_pair(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
+        begun = self.views.begun(page_of(request), pair=True)
+        yield {self.parts.status: gr.skip()}
+        if begun is None:
+            return
+        pair = open_pair(self.bench, shown_of(self.bench, begun.conversation, self.key))
+        async for _ in watch(*begun.answers):
+            if pair and begun.current:
+                yield self.compare.texts(pair, begun.answers)
+            else:
+                yield {self.parts.status: gr.skip()}
+
+    def settle(self, request: gr.Request) -> dict[Any, Any]:
+        """How things stand in what the page looks at now."""
+        return self.shown(self.views.at(page_of(request)))
+
+    def shown(self, conversation: str) -> dict[Any, Any]:
+        """Everything that depends on which conversation is open."""
+        parts, running = self.parts, self.bench.answers.all_of(conversation)
+        shown = shown_of(self.bench, conversation, self.key)
+        pair = open_pair(self.bench, shown)
+        try:
+            listed = conversation_list(self.bench.store.conversations(LISTED), conversation)
+        except Refused as refused:
+            listed = problem(str(refused))
+        log = chatbot_value(pair.shown if pair else shown, running[0] if running else None)
+        return {
+            parts.current: conversation,
+            parts.tip: shown.tip,
+            parts.conversations: listed,
+            parts.log: log,
+            parts.meter: meter(shown),
+            parts.send: gr.Button(visible=not running),
+            parts.stop: gr.Button(visible=bool(running)),
+            **self.compare.show(pair, running),
+        }
+
+    # The column of settings
+
+    def _listed(self, name: str) -> Listed | None:
+        return next((m for m in self.bench.models("chat") if m.id == name), None)
+
+    def state_of_model(self, name: str) -> str:
+        return model_status(self.bench, self._listed(name))
+
+    def settings_of_model(self, name: str) -> list[Any]:
+        listed = self._listed(name)
+        return self.form.fill(listed.settings if listed else {})
+
+    def settings_of_conversation(self, request: gr.Request) -> list[Any]:
+        """What a conversation that is opened was last answered with."""
+        known = self.bench.store.conversation(self.views.at(page_of(request)))
+        listed = self._listed(known.model) if known else None
+        if known is None or listed is None:
+            return [gr.skip()] * (len(self.picker.shown()) + len(self.form.components))
+        return [listed.id, *self.picker.show(listed.id), *self.form.fill(known.settings)]
 
 
 def page_of(request: gr.Request) -> str:
     """One open browser page; at the gate, one visitor."""
     return f"page:{request.session_hash}"
-
-
-def begin(
-    bench: Bench, views: Views, parts: Parts, picker: Picker, form: Form, asked: Asked
-) -> dict[Any, Any]:
-    """Write the question into the store and start the answer, or say why not."""
-    views.take(asked.page)
-    under_way = bench.answers.of(asked.current)
-    try:
-        count = len(picker.inputs)
-        listed, options = picker.chosen(asked.values[:count])
-        settings = form.read(asked.values[count:])
-        conversation = prepare(bench, asked, settings, listed.id)
-        history = [m for m in bench.store.messages(conversation) if m.text or m.role == "user"]
-        turns = [{"role": m.role, "content": m.text} for m in history]
-        message = bench.store.add_message(
-            conversation, "assistant", "", state="streaming", model=listed.id
-        )
-    except (Refused, ValueError) as error:
-        if under_way:  # begun in another browser tab: show it, with its Stop
-            views.begun[asked.page] = under_way
-        return {parts.status: problem(str(error))}
-    answer = views.begun[asked.page] = bench.answers.start(
-        conversation, message.id, listed, {**settings, "messages": turns},
-        options=options, visitor=asked.page,
-    )  # fmt: skip
-    same = asked.text is None and not settings.get("temperature")
-    return {
-        parts.box: gr.skip() if asked.text is None else "",
-        **shown(bench, parts, answer.conversation),
-        parts.status: line(SAME_AGAIN, "note") if same else "",
-    }
-
-
-def prepare(bench: Bench, asked: Asked, settings: dict[str, Any], model: str) -> str:
-    """The conversation to answer in, its last message the user's. Raises Refused or ValueError."""
-    text, current = asked.text, asked.current
-    if bench.answers.of(current):
-        raise Refused("The last answer is still being written.", "Stop it, or wait for its end.")
-    if text is None:
-        turns = bench.store.messages(current)
-        questions = [m for m in turns if m.role == "user"]
-        if not questions:
-            raise Refused("There is nothing to answer again.", "Write a message first.")
-        bench.store.rewind(current, questions[-1].id)
-        return current
-    read(ChatParams, {**settings, "messages": [{"role": "user", "content": text}]})
-    known = current and bench.store.conversation(current)
-    conversation = current if known else bench.store.new_conversation(text, model, settings).id
-    bench.store.add_message(conversation, "user", text)
-    return conversation
-
-
-async def follow(
-    bench: Bench, parts: Parts, current: str, view: View, answer: Answer | None = None
-) -> AsyncIterator[dict[Any, Any]]:
-    """Show a conversation; where an answer is under way in it, until that ends.
-
-    When the page turns to another conversation this goes on silently: the answer is still watched.
-    """
-    answer = answer or bench.answers.of(current)
-    yield shown(bench, parts, current)
-    if answer is None:
-        return
-    messages, told = messages_of(bench, current), ""
-    async for live in answer.watch():
-        now: dict[Any, Any] = {parts.log: chatbot_value(messages, live)}
-        if status_of(live) != told:
-            told = status_of(live)
-            now[parts.status] = told
-        yield now if view.current else {parts.log: gr.skip()}
-    if view.current:
-        yield shown(bench, parts, current)
-
-
-def messages_of(bench: Bench, current: str) -> list[Message]:
-    """The open branch; empty where the store cannot be read, which `shown` says."""
-    try:
-        return bench.store.messages(current) if current else []
-    except Refused:
-        return []
-
-
-def shown(bench: Bench, parts: Parts, current: str) -> dict[Any, Any]:
-    """Everything that depends on which conversation is open."""
-    answer = bench.answers.of(current)
-    try:
-        listed = conversation_list(bench.store.conversations(LISTED), current)
-    except Refused as refused:
-        listed = problem(str(refused))
-    return {
-        parts.current: current,
-        parts.conversations: listed,
-        parts.log: chatbot_value(messages_of(bench, current), answer),
-        parts.send: gr.Button(visible=answer is None),
-        parts.stop: gr.Button(visible=answer is not None),
-    }

@@ -61,31 +61,51 @@ class Answer:
         self.changed.set()
 
     async def watch(self) -> AsyncGenerator[Answer, None]:
-        """Yields the answer each time it changed, at a pace that a browser can draw.
-
-        At least once in `IDLE` seconds even so: only a handler that yields is closed when its
-        browser is gone.
-        """
-        self.watchers += 1
-        try:
-            while True:
-                seen = self.version
+        """Yields the answer each time it changed, see `watch`."""
+        async with contextlib.aclosing(watch(self)) as changes:
+            async for _ in changes:
                 yield self
-                if self.version == seen:
-                    if self.over:
-                        return
-                    self.changed.clear()
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.changed.wait(), IDLE)
-                # Also where it changed while it was drawn: at 1,000 tokens/s it always has.
-                await asyncio.sleep(PACE if len(self.text) < LONG_CHARACTERS else SLOW_PACE)
-        finally:
-            self.watchers -= 1
-            self.alone_since = time.monotonic()
+
+
+async def watch(*answers: Answer) -> AsyncGenerator[None, None]:
+    """Yields each time one of them changed, at a pace that a browser can draw; ends after all do.
+
+    At least once in `IDLE` seconds even so: only a handler that yields is closed when its browser
+    is gone.
+    """
+    for answer in answers:
+        answer.watchers += 1
+    try:
+        while True:
+            seen = [a.version for a in answers]
+            yield
+            if [a.version for a in answers] == seen:
+                if all(a.over for a in answers):
+                    return
+                await _any_change(answers)
+            # Also where it changed while it was drawn: at 1,000 tokens/s it always has.
+            long = sum(len(a.text) for a in answers) >= LONG_CHARACTERS
+            await asyncio.sleep(SLOW_PACE if long else PACE)
+    finally:
+        for answer in answers:
+            answer.watchers -= 1
+            answer.alone_since = time.monotonic()
+
+
+async def _any_change(answers: tuple[Answer, ...]) -> None:
+    """Wait until one of them changes, at most `IDLE` seconds."""
+    for answer in answers:
+        answer.changed.clear()
+    waits = [asyncio.ensure_future(a.changed.wait()) for a in answers if not a.over]
+    try:
+        await asyncio.wait(waits, timeout=IDLE, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 class Answers:
-    """All answers under way, by conversation."""
+    """All answers under way, by the message that they fill."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -100,18 +120,28 @@ class Answers:
         *,
         options: dict[str, Any] | None = None,
         visitor: str = "owner",
+        text: str = "",
+        after: Answer | None = None,
     ) -> Answer:
-        """Begin to fill `message` (already in the store, state streaming)."""
-        answer = Answer(conversation, message)
-        self.running[conversation] = answer
+        """Begin to fill `message` (already in the store, state streaming).
+
+        text: what it says already, where an answer is continued
+        after: the answer whose end this one waits for, where both do not fit at once
+        """
+        answer = Answer(conversation, message, text)
+        self.running[message] = answer
         answer.task = asyncio.get_running_loop().create_task(
-            self._carry(answer, listed, params, options, visitor)
+            self._carry(answer, listed, params, options, visitor, after)
         )
         return answer
 
     def of(self, conversation: str) -> Answer | None:
-        """The answer under way in a conversation, if there is one."""
-        return self.running.get(conversation)
+        """The answer under way in a conversation, if there is one; of two the first."""
+        return next(iter(self.all_of(conversation)), None)
+
+    def all_of(self, conversation: str) -> list[Answer]:
+        """All answers under way in a conversation: two, where two models answer side by side."""
+        return [a for a in self.running.values() if a.conversation == conversation]
 
     def stop(self, answer: Answer) -> None:
         """End it and keep its text. Returns at once; watchers see the end."""
@@ -134,6 +164,7 @@ class Answers:
         params: dict[str, Any],
         options: dict[str, Any] | None,
         visitor: str,
+        after: Answer | None,
     ) -> None:
         keeper = asyncio.get_running_loop().create_task(self._keep(answer))
 
@@ -143,6 +174,10 @@ class Answers:
                 call.cancel()
 
         try:
+            if after and after.task:
+                answer.status = "Waiting for the other answer: both do not fit at once"
+                answer.bump()
+                await asyncio.wait({after.task})
             async with contextlib.aclosing(
                 self.bench.generate(listed, params, visitor, options=options, on_call=on_call)
             ) as events:
@@ -184,8 +219,7 @@ class Answers:
         if end != "done" and end != "failed":
             end = answer.state = "stopped"
         answer.call = None
-        if self.running.get(answer.conversation) is answer:
-            del self.running[answer.conversation]
+        self.running.pop(answer.message, None)
         problem = self.bench.store.finish_message(
             answer.message, answer.text, end, answer.usage, answer.note
         )

@@ -260,6 +260,23 @@ class Bench:
             if not calls:  # otherwise the place is kept until the worker is free
                 ticket.leave()
 
+    async def count_tokens(
+        self, listed: Listed, params: dict[str, Any], visitor: str
+    ) -> tuple[int, int]:
+        """How long a chat's prompt is and what the model reads at once, in tokens.
+
+        Zeros where the model is not loaded: counting loads none.
+        """
+        if (resident := self.resident_of(listed)) is None or resident.state == "loading":
+            return 0, 0
+        events = self.generate(listed, {**params, "count_only": True}, visitor)
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if isinstance(event, Done):
+                    usage = event.usage
+                    return int(usage.get("prompt_tokens", 0)), int(usage.get("context_length", 0))
+        return 0, 0
+
     async def _loaded_first(
         self, listed: Listed, options: dict[str, Any] | None
     ) -> AsyncGenerator[Event, None]:
@@ -288,6 +305,34 @@ class Bench:
         guess = int(resident.file_bytes * card.memory_factor)
         guess += card.memory_base if device == "cpu" else 0
         return int((before or {}).get("measured_bytes") or guess)
+
+    def fits_together(self, *wanted: tuple[Listed, dict[str, Any]]) -> bool:
+        """Whether these models can be in memory at the same time, others unloaded for them.
+
+        One model with two kinds of load options cannot.
+        """
+        whole = [(m, complete(m.backend, options)) for m, options in wanted]
+        refs = {str(m.ref) for m, _ in whole}
+        if len(refs) < len(whole):
+            return all(options == whole[0][1] for _, options in whole)
+        needs: dict[str, int] = {}
+        mine = set()
+        for listed, options in whole:
+            there = self.resident_of(listed)
+            device = self.device_of(listed.backend, options)
+            if there and there.options == options:
+                mine.add(there.id)
+                continue
+            new = Resident("", listed.backend, str(listed.ref), options, listed.title,
+                           file_bytes=listed.bytes)  # fmt: skip
+            needs[device] = needs.get(device, 0) + self.predict(new, device)
+        return all(
+            need <= self.ledger.available(device) + sum(
+                e.held_bytes for e in self.ledger.entries(device)
+                if e.evictable and e.id not in mine
+            )
+            for device, need in needs.items()
+        )  # fmt: skip
 
     async def _make_room(self, resident: Resident) -> AsyncGenerator[Event, None]:
         await self.fresh_reading()

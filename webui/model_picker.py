@@ -50,6 +50,17 @@ class Picker:
     def inputs(self) -> list[Any]:
         return [self.model, *(c for form in self.forms.values() for c in form.components)]
 
+    def shown(self) -> list[Any]:
+        """What shows a choice made elsewhere: the model, then what `show` fills."""
+        return [self.model, self.status, *self.groups.values()]
+
+    def show(self, name: str | None) -> list[Any]:
+        """The status line and which load options are seen, for [status, *groups]."""
+        listed = next((m for m in self.bench.models(self.task) if m.id == name), None)
+        backend = listed.backend if listed else ""
+        status = model_status(self.bench, listed)
+        return [status, *(gr.Column(visible=name == backend) for name in self.groups)]
+
     def chosen(self, values: tuple[Any, ...]) -> tuple[Listed, dict[str, Any]]:
         """The model and its load options, from the values of `inputs`. Raises Refused."""
         name, rest = values[0], list(values[1:])
@@ -106,7 +117,7 @@ def _wire(picker: Picker) -> None:
         choices = [(choice_label(m), m.id) for m in listed]
         # Only a value that must change is set: the user may have chosen meanwhile.
         value = {} if chosen == name else {"value": chosen}
-        return [gr.Dropdown(choices=choices, **value), *show(chosen)]
+        return [gr.Dropdown(choices=choices, **value), *picker.show(chosen)]
 
     async def follow_load() -> AsyncGenerator[list[Any], None]:
         yield [gr.skip()] * 3  # a generator that yields nothing would empty them
@@ -115,12 +126,6 @@ def _wire(picker: Picker) -> None:
             if ref in known:
                 async for status, busy in watch_load(bench, known[ref], loading):
                     yield [status, gr.Button(interactive=not busy), gr.Button(visible=busy)]
-
-    def show(name: str | None) -> list[Any]:
-        listed = next((m for m in bench.models(task) if m.id == name), None)
-        status = model_status(bench, listed)
-        backend = listed.backend if listed else ""
-        return [status, *(gr.Column(visible=name == backend) for name in picker.groups)]
 
     async def load(*values: Any) -> AsyncGenerator[list[Any], None]:
         async for status, busy in load_and_tell(picker, values):
@@ -138,7 +143,7 @@ def _wire(picker: Picker) -> None:
     page = gr.context.Context.root_block
     page.load(refresh, picker.model, [picker.model, picker.status, *groups], queue=False, **quiet)
     page.load(follow_load, None, outputs, **quiet)
-    picker.model.input(show, picker.model, [picker.status, *groups], queue=False, **quiet)
+    picker.model.input(picker.show, picker.model, [picker.status, *groups], queue=False, **quiet)
     picker.load.click(load, picker.inputs, outputs, **quiet)
     picker.cancel.click(cancel, picker.model, None, queue=False, **quiet)
     picker.unload.click(unload, picker.model, picker.status, **quiet)

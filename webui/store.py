@@ -236,6 +236,19 @@ class Store:
         )
         return [self._as_it_is(message_of(row)) for row in rows]
 
+    def branch(self, message: str) -> list[Message]:
+        """From the first message to this one, whatever is shown; empty where there is none."""
+        rows = self.database.read(
+            f"""WITH RECURSIVE branch (id, parent) AS (
+                SELECT id, parent FROM messages WHERE id = ? AND deleted IS NULL
+                UNION ALL
+                SELECT m.id, m.parent FROM messages m JOIN branch b ON m.id = b.parent
+            ) SELECT {WHOLE} FROM messages WHERE id IN (SELECT id FROM branch)
+            ORDER BY position""",
+            _number(message),
+        )
+        return [message_of(row) for row in rows]
+
     def add_message(
         self,
         conversation: str,
@@ -438,6 +451,31 @@ class Store:
                 "UPDATE conversations SET head = ? WHERE id = ? AND EXISTS"
                 " (SELECT 1 FROM messages WHERE id = ? AND conversation = ? AND deleted IS NULL)",
                 (_number(message), conversation, _number(message), conversation),
+            )
+
+    def reopen_message(self, message: str) -> None:
+        """An answer that ended is being written again, from where it stopped. Raises Refused."""
+        with self.database.writing() as db:
+            if self._known(db, message).state == "streaming":
+                raise Refused("This answer is still being written.", "Wait for its end.")
+            db.execute(
+                "UPDATE messages SET state = 'streaming', note = '' WHERE id = ?",
+                (_number(message),),
+            )
+
+    def set_settings(self, conversation: str, model: str, settings: dict[str, Any]) -> None:
+        """What a conversation was last answered with: it is shown again when it is opened."""
+        with self.database.writing() as db:
+            db.execute(
+                "UPDATE conversations SET model = ?, settings = ? WHERE id = ?",
+                (model, _dump(settings), conversation),
+            )
+
+    def set_extra(self, message: str, extra: dict[str, Any]) -> None:
+        with self.database.writing() as db:
+            self._known(db, message)
+            db.execute(
+                "UPDATE messages SET extra = ? WHERE id = ?", (_dump(extra), _number(message))
             )
 
     def append_text(self, message: str, text_so_far: str) -> str:

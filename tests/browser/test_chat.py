@@ -118,7 +118,7 @@ def test_stop_keeps_the_text_and_regenerate_writes_another(server: Served, open_
     kept = answer(page)
     set_number(page, "chat-temperature", 1.2)
     expect(page.locator("#chat-send")).to_be_visible()
-    page.locator("#chat-log button[aria-label=Retry]").last.click()
+    page.locator("#chat-log .act-retry").last.click()
     expect(page.locator("#chat-stop")).to_be_visible()
     wait_for_words(page, 40)
     page.locator("#chat-stop").click()

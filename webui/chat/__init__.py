@@ -1,0 +1,1 @@
+"""What the Chat tab is made of: how a conversation looks, what its buttons do, who follows it."""
