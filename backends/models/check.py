@@ -54,6 +54,7 @@ HARMLESS = {
 SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size",
          "num_attention_heads", "num_key_value_heads", "max_position_embeddings")  # fmt: skip
 MOST = 100_000_000  # no size in a config is larger
+PACKED = 8  # numbers of 4 bits in one of 32, which is how some quantised weights are stored
 LABELS = ("label2id",)  # maps whose keys are data, not settings
 KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 
@@ -228,12 +229,16 @@ def check_folder(folder: Path) -> None:
     headers = {f: read_safetensors(f) for f in weights if f.suffix == ".safetensors"}
     for parts in {tuple(gguf_parts(f)) for f in weights if f.suffix == ".gguf"}:
         check_gguf(list(parts))
-    tensors = sum(len(header.tensors) for header in headers.values())
     for file in files:
         if file.name.endswith(".safetensors.index.json"):
             _check_index(file, headers)
-        elif headers and file.name == "config.json":
-            _check_sizes(read_json(file), f"{file.parent.name}/{file.name}", tensors)
+        elif headers and file.name == "config.json" and not is_adapter(file.parent):
+            _check_sizes(read_json(file), f"{file.parent.name}/{file.name}", [*headers.values()])
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether it holds what is added to another model, whose sizes its config.json may give."""
+    return (folder / "adapter_config.json").is_file()
 
 
 def _files_inside(folder: Path) -> Iterator[Path]:
@@ -301,17 +306,28 @@ def _check_keys(value: Any, where: str) -> None:
             _check_keys(entry, where)
 
 
-def _check_sizes(config: dict[str, Any], where: str, tensors: int) -> None:
+def _check_sizes(config: dict[str, Any], where: str, headers: list[SafetensorsHeader]) -> None:
     """Sizes that a library would believe: each must be a number that the weights can bear out."""
     for key in SIZES:
         value = config.get(key)
         if value is not None and (type(value) is not int or not 0 < value <= MOST):
             raise Refused(f"{where} says {str(value)[:40]!r} for {key}.", AGAIN)
+    tensors = sum(len(header.tensors) for header in headers)
     layers = config.get("num_hidden_layers", 0) or 0
     if layers > max(tensors, 200):  # a folder with less missing is told by its loader, by name
         raise Refused(
             f"{where} says {layers:,} layers, and the weights hold {tensors:,} tensors.", AGAIN
         )
+    # transformers makes room for the whole table of words before it sees that the file has less.
+    words, width = config.get("vocab_size") or 0, config.get("hidden_size") or 0
+    parameters = sum(header.parameters for header in headers)
+    if words * width > PACKED * parameters:
+        raise Refused(
+            f"{where} says {words:,} words of {width:,} numbers, and the weights hold "
+            f"{parameters:,} numbers in all.", AGAIN
+        )  # fmt: skip
+    if isinstance(config.get("text_config"), dict):
+        _check_sizes(config["text_config"], where, headers)
 
 
 def _harmless(key: str, entry: Any) -> bool:

@@ -306,6 +306,37 @@ def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, content: byt
     assert "config.json is damaged" in refusal(path).message
 
 
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        ({"num_hidden_layers": 1_000_000}, "1,000,000 layers, and the weights hold 1 tensors"),
+        ({"num_hidden_layers": "many"}, "'many' for num_hidden_layers"),
+        ({"num_hidden_layers": True}, "'True' for num_hidden_layers"),
+        ({"hidden_size": -1}, "'-1' for hidden_size"),
+        ({"hidden_size": 1e300}, "for hidden_size"),
+        ({"intermediate_size": 10**9}, "'1000000000' for intermediate_size"),
+        ({"max_position_embeddings": [1]}, "'[1]' for max_position_embeddings"),
+        ({"vocab_size": 20_000_000, "hidden_size": 32}, "20,000,000 words of 32 numbers"),
+        ({"text_config": {"vocab_size": 9_999, "hidden_size": 99}}, "9,999 words of 99 numbers"),
+        ({"text_config": {"num_attention_heads": 0}}, "'0' for num_attention_heads"),
+    ],
+)
+def test_a_config_that_promises_more_than_the_weights_hold_is_refused(
+    tmp_path: Path, lie: dict[str, object], told: str
+) -> None:
+    path = crafted.folder(tmp_path / "m", {**crafted.CONFIG, **lie})
+    refused = refusal(path)
+    assert told in refused.message and "m/config.json says" in refused.message
+    assert refused.hint
+
+
+def test_sizes_that_the_weights_bear_out_pass(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 1, "vocab_size": 3, "hidden_size": 2, "num_key_value_heads": None}
+    check_path(crafted.folder(tmp_path / "m", {**crafted.CONFIG, **sizes}))
+    base = {**crafted.CONFIG, "vocab_size": 49152, "hidden_size": 576}
+    check_path(crafted.folder(tmp_path / "adapter", base, **{"adapter_config.json": b"{}"}))
+
+
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     outside = written(tmp_path / "secret.json", b"{}")
     path = crafted.folder(tmp_path / "m")
