@@ -64,7 +64,12 @@ class Echo(Backend):
         self.ballast = bytearray(b"\1" * (options.ballast_mb * 2**20))
 
     def run(self, params: EchoParams) -> Iterator[Event]:
-        words = params.messages[-1].content.split(" ")
+        if params.tools or params.json_schema is not None or params.top_logprobs >= 0:
+            raise Refused(
+                "Echo is no model: it has no tools, no JSON and no probabilities.",
+                "Ask a model for that.",
+            )
+        words = (params.prompt or params.messages[-1].content).split(" ")
         if params.count_only:
             yield Done(usage={"prompt_tokens": len(words), "finish_reason": "count"})
             return

@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Backend, Card, ModelRef, Refused
-from backends.chat import usage
+from backends.chat import logprobs, tool_calls, usage
+from backends.chat.json_answer import schema_of
 from backends.chat.llama_adapters import LlamaServer
 from backends.chat.params import ChatParams
+from backends.chat.special_tokens import SpecialTokens, pieces
 from backends.chat.template import PLAIN_NOTE, ChatTemplate
-from backends.events import Done, Event, Notice, Progress, Text
+from backends.chat.tool_calls import ToolCalls
+from backends.events import Done, Event, Notice, Progress
 from backends.models import library
 from backends.models.gguf_header import read_header
 from backends.params import Params, setting
@@ -35,6 +38,7 @@ GPU_BATCH = 512
 REUSE_CHARACTERS = 2000
 SOCKET_PATH_BYTES = 100  # the system takes 107 at most, macOS 103
 Chunk = dict[str, Any]
+Prompt = list[str | int]  # texts and numbers of tokens
 
 
 @dataclass(frozen=True)
@@ -92,18 +96,24 @@ class LlamaCpp(Backend):
         tokens = {"bos_token": self.bos, "eos_token": header.token("eos")}
         source = header.values.get("tokenizer.chat_template", "")
         self.template = ChatTemplate(str(source), tokens)
+        control = header.control_tokens()
+        self.letters = header.token_ids({name[0] for name in control if name})
+        self.special = SpecialTokens(name for name in control if name[:1] in self.letters)
 
     def run(self, params: ChatParams) -> Iterator[Event]:
         meter = usage.Meter(usage.draw_seed(params.seed), self.context_length)
-        window = params.window(self.count_turns, self.context_length)
+        window = params.window(
+            lambda turns: self.count_tokens(*self.prompt_of(turns, params)), self.context_length
+        )
         if params.count_only:
             yield Done(usage=meter.usage(window.tokens, 0, "count"))
             return
-        for note in (PLAIN_NOTE if self.template.plain else "", window.notice):
+        for note in (self.plain_note(params), window.notice):
             if note:
                 yield Notice(note)
         applied = yield from self.llama.use(params.adapters)
-        prompt, last = self.prompt_of(window.turns), Chunk()
+        prompt, last = self.prompt_of(window.turns, params), Chunk()
+        speech, told = tool_calls.of(params), list[logprobs.Entry]()
         request = request_of(prompt, params, meter.seed, self.context_length) | applied
         with closing(Completion(self.server, request, self.cancelled)) as completion:
             for chunk in completion:
@@ -113,38 +123,57 @@ class LlamaCpp(Backend):
                 progress = chunk.get("prompt_progress")
                 if progress and progress["total"] > CPU_BATCH:
                     yield Progress(progress["processed"], progress["total"], "reading the prompt")
-                text = chunk["choices"][0]["text"]
-                if text:
+                choice = chunk["choices"][0]
+                told += logprobs.of_chunk(choice, params.top_logprobs)
+                if choice["text"]:
                     meter.token()
-                    yield Text(text)
-        yield self._done(meter, last, window.dropped)
+                    yield from [*logprobs.items(told), *speech.push(choice["text"])]
+        yield from speech.end()
+        yield self._done(meter, last, window.dropped, speech)
 
-    def _done(self, meter: usage.Meter, last: Chunk, dropped: int) -> Done:
+    def _done(self, meter: usage.Meter, last: Chunk, dropped: int, speech: ToolCalls) -> Done:
         timings = last.get("timings") or {}
         reason = (last.get("choices") or [{}])[0].get("finish_reason")
         read = timings.get("cache_n", 0) + timings.get("prompt_n", 0)
         written = timings.get("predicted_n", 0)
         return Done(
             cancelled=reason is None,
-            usage=meter.usage(read, written, reason or "stop", dropped),
+            usage=meter.usage(read, written, speech.reason(reason or "stop"), dropped),
         )
 
-    def prompt_of(self, turns: list[dict[str, Any]]) -> str:
-        prompt = self.template.render(turns)
+    def plain_note(self, params: ChatParams) -> str:
+        return PLAIN_NOTE if self.template.plain and not params.prompt else ""
+
+    def prompt_of(self, turns: list[dict[str, Any]], params: ChatParams) -> Prompt:
+        """What the model reads: one text, mostly, or pieces that are tokenised apart.
+
+        Of several texts llama.cpp makes several answers, unless there are numbers of tokens among
+        them: so the character before each cut is given by its number.
+        """
+        if params.prompt:
+            return [params.prompt]
+        turns, mark = self.special.marked(turns)
+        prompt = self.template.render(turns, params.tools)
         # llama.cpp writes the first token itself, and most templates do, too
-        return prompt.removeprefix(self.bos) if self.adds_bos else prompt
+        found, text = Prompt(), ""
+        *cut, last = pieces(prompt.removeprefix(self.bos) if self.adds_bos else prompt, mark)
+        for piece in cut:
+            text += piece
+            if piece[-1] in self.letters:  # otherwise the template has changed what was there
+                found += [text[:-1]] if text[:-1] else []
+                found.append(self.letters[piece[-1]])
+                text = ""
+        return [*found, text + last]
 
-    def count_turns(self, turns: list[dict[str, Any]]) -> int:
-        return self.count_tokens(self.prompt_of(turns))
-
-    def count_tokens(self, text: str) -> int:
-        """How many tokens `text` makes, the first token that llama.cpp adds included.
+    def count_tokens(self, *text: str | int) -> int:
+        """How many tokens the pieces make, the first token that llama.cpp adds included.
 
         The server has no call for that. But it refuses a prompt that is too long before it reads
         any of it, and says how long it is; so the text goes there with a context of other tokens.
         """
         filler = [0] * self.context_length
-        with closing(Completion(self.server, {"prompt": [text, *filler], "n_predict": 0})) as asked:
+        request = {"prompt": [*text, *filler], "n_predict": 0}
+        with closing(Completion(self.server, request)) as asked:
             error = next(iter(asked)).get("error", {})
         if "n_prompt_tokens" not in error:
             raise _as_refused(error)
@@ -159,10 +188,11 @@ class LlamaCpp(Backend):
         return self.llama.server
 
 
-def request_of(prompt: str, params: ChatParams, seed: int, context: int) -> Chunk:
+def request_of(prompt: Prompt, params: ChatParams, seed: int, context: int) -> Chunk:
     """One completion as llama.cpp's server takes it (tools/server/README.md, /completion)."""
-    return {
-        "prompt": prompt,
+    long = sum(len(piece) for piece in prompt if isinstance(piece, str))
+    request: Chunk = {
+        "prompt": prompt if len(prompt) > 1 else prompt[0],
         "stream": True,
         "n_predict": params.max_new_tokens,
         "temperature": params.temperature,
@@ -170,13 +200,23 @@ def request_of(prompt: str, params: ChatParams, seed: int, context: int) -> Chun
         "top_k": params.top_k,
         "min_p": params.min_p,
         "repeat_penalty": params.repetition_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "presence_penalty": params.presence_penalty,
         "repeat_last_n": context,  # all that came before, as transformers counts it
+        "logit_bias": [[int(token), bias] for token, bias in params.logit_bias.items()],
         "seed": seed,
         "stop": list(params.stop),
-        "cache_prompt": params.seed < 0 and len(prompt) > REUSE_CHARACTERS,
+        "cache_prompt": params.seed < 0 and long > REUSE_CHARACTERS,
         "return_progress": True,  # the callback, and so Stop, is also asked while reading
         "timings_per_token": True,  # so that a stopped answer knows its tokens
     }
+    if params.top_logprobs >= 0:
+        request["n_probs"] = max(1, params.top_logprobs)
+    if params.tools:
+        request["preserved_tokens"] = list(tool_calls.MARKS)
+    if (schema := schema_of(params)) is not None:
+        request["json_schema"] = schema
+    return request
 
 
 def open_server(

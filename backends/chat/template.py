@@ -6,11 +6,12 @@ it is a stranger's code.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,22 @@ class ChatTemplate:
         self.tokens = dict(tokens or {})
         self.process = self._start()  # now, so that it is there when the model is
 
-    def render(self, messages: list[dict[str, Any]]) -> str:
+    def render(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> str:
         """The text that the model continues. Raises Refused where the template does not take it.
 
-        Where the last message is the assistant's own, the text ends inside it.
+        Where the last message is the assistant's own, the text ends inside it. `tools` are
+        functions as OpenAI describes them.
         """
+        if tools and not self.has_tools:
+            raise Refused(
+                "This model's chat template has no tools.",
+                "Leave them out, or use a model that was trained to call tools.",
+            )
         going_on = messages[-1]["role"] == "assistant"
-        answer = self._ask(messages, going_on)
+        answer = self._ask(messages, going_on, tools)
         if "error" in answer and messages[0]["role"] == "system" and len(messages) > 1:
             # Some models know no system role; what it says then opens the first message.
-            folded = self._ask(_without_system(messages), going_on)
+            folded = self._ask(_without_system(messages), going_on, tools)
             answer = folded if "text" in folded else answer
         if "error" in answer:
             raise Refused(f"The model's chat template failed: {answer['error']}.", OTHER_MODEL)
@@ -69,16 +76,27 @@ class ChatTemplate:
             text = text[: text.rindex(said) + len(said)] if said in text else text
         return text
 
+    @functools.cached_property
+    def has_tools(self) -> bool:
+        """Whether the template tells the model of tools at all: seen in what it writes."""
+        hello, name = [{"role": "user", "content": "x"}], "tool_of_a_test"
+        parameters = {"type": "object", "properties": {}}
+        tool = {"name": name, "description": "x", "parameters": parameters}
+        shown = self._ask(hello, False, [{"type": "function", "function": tool}])
+        return name in shown.get("text", "")
+
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
 
-    def _ask(self, messages: list[dict[str, Any]], going_on: bool) -> dict[str, str]:
+    def _ask(
+        self, messages: list[dict[str, Any]], going_on: bool, tools: Sequence[dict[str, Any]]
+    ) -> dict[str, str]:
         values = {
             **self.tokens,
             "messages": messages,
             "add_generation_prompt": not going_on,
-            "tools": None,
+            "tools": list(tools) or None,
             "documents": None,
         }
         if self.process.poll() is not None:

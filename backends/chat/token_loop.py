@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from backends.chat.json_answer import JsonAnswer
 from backends.chat.params import ChatParams
 from backends.events import Progress
 
@@ -29,11 +30,15 @@ class Kept:
 
 
 class TokenLoop:
-    """One model's loop. `chunk` is how many prompt tokens it reads between two looks at Stop."""
+    """One model's loop. `chunk` is how many prompt tokens it reads between two looks at Stop.
+
+    `scores` (vocabulary,) are those that the last token was drawn from, as the model gave them.
+    """
 
     def __init__(self, model: Any, ends: set[int], chunk: int) -> None:
         self.model, self.ends, self.chunk = model, ends, chunk
         self.kept: Kept | None = None
+        self.scores: Any = None
         accepted = inspect.signature(model.forward).parameters
         self.only_last = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
@@ -44,11 +49,12 @@ class TokenLoop:
         seed: int,
         limit: int,
         cancelled: Callable[[], bool],
+        json_answer: JsonAnswer | None = None,
     ) -> Iterator[int | Progress]:
         """Token by token, the end token included. Before the first, Progress over the prompt."""
         kept = self._reuse(prompt, exactly=params.seed >= 0 and params.temperature > 0)
         self.kept = None  # should this fail half-way, nothing of it is used again
-        sampler = Sampler(self.model.device, params, seed, prompt)
+        sampler = Sampler(self.model.device, params, seed, prompt, json_answer)
         try:
             yield from self._write(kept, prompt, sampler, limit, cancelled)
         except GeneratorExit:
@@ -71,6 +77,7 @@ class TokenLoop:
             if len(prompt) > self.chunk:
                 yield Progress(len(kept.ids), len(prompt), "reading the prompt")
         for step in range(limit):
+            self.scores = logits
             token = sampler.draw(logits)
             yield token
             if token in self.ends or step == limit - 1 or cancelled():
@@ -139,19 +146,32 @@ class Sampler:
     """Draws the next token. The filters and their order are llama.cpp's: the same settings mean
     the same with either library."""
 
-    def __init__(self, device: Any, params: ChatParams, seed: int, prompt: list[int]) -> None:
+    def __init__(
+        self,
+        device: Any,
+        params: ChatParams,
+        seed: int,
+        prompt: list[int],
+        json_answer: JsonAnswer | None = None,
+    ) -> None:
         import torch
 
-        self.params = params
+        self.params, self.json_answer = params, json_answer
         self.random = torch.Generator(device).manual_seed(seed)
-        self.used = list(dict.fromkeys(prompt)) if params.repetition_penalty != 1 else []
+        self.penalises = (
+            params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty
+        )
+        self.prompt = torch.tensor(prompt if self.penalises else [], dtype=torch.long)
+        self.used: Any = None  # (vocabulary,): how often each token was used
 
     def draw(self, logits: Any) -> int:
         import torch
 
         params = self.params
         with torch.inference_mode():
-            scores = self._penalised(logits.float())
+            scores = self._penalised(self._biased(logits.float()))
+            if self.json_answer:
+                scores = self.json_answer.masked(scores)
             if params.temperature == 0:
                 token = int(scores.argmax())
             else:
@@ -160,21 +180,38 @@ class Sampler:
                 scores = self._filtered(scores) / params.temperature
                 chosen = torch.multinomial(scores.softmax(-1), 1, generator=self.random)
                 token = int(ids[chosen])
-        if params.repetition_penalty != 1:
-            self.used.append(token)
+            if self.penalises:
+                self.used[token] += 1
+        if self.json_answer:
+            self.json_answer.take(token)
         return token
 
+    def _biased(self, scores: Any) -> Any:
+        if not self.params.logit_bias:
+            return scores
+        scores = scores.clone()
+        for token, bias in self.params.logit_bias.items():
+            if int(token) < len(scores):
+                scores[int(token)] += bias
+        return scores
+
     def _penalised(self, scores: Any) -> Any:
-        penalty = self.params.repetition_penalty
-        if penalty == 1:
+        if not self.penalises:
             return scores
         import torch
 
-        scores = scores.clone()
-        used = torch.tensor(self.used, dtype=torch.long, device=scores.device)
-        old = scores[used]
-        scores[used] = torch.where(old > 0, old / penalty, old * penalty)
-        return scores
+        if self.used is None:
+            used = torch.bincount(self.prompt, minlength=len(scores))
+            self.used = used[: len(scores)].to(scores.device, torch.float32)
+        factor, seen = self.params.repetition_penalty, self.used > 0
+        scores = torch.where(
+            seen, torch.where(scores > 0, scores / factor, scores * factor), scores
+        )
+        return (
+            scores
+            - self.used * self.params.frequency_penalty
+            - seen.float() * self.params.presence_penalty
+        )
 
     def _filtered(self, scores: Any) -> Any:
         """Top-p, then min-p, over scores in falling order. The first one always stays."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backends.base import Backend, Card, ModelRef, Refused
-from backends.chat import usage
+from backends.chat import logprobs, tool_calls, usage
+from backends.chat.json_answer import JsonAnswer, Vocabulary, schema_of
 from backends.chat.params import ChatParams
 from backends.chat.peft_adapters import PeftAdapters
+from backends.chat.special_tokens import SpecialTokens, pieces
 from backends.chat.template import PLAIN_NOTE, ChatTemplate
 from backends.chat.text_stream import TextStream
 from backends.chat.token_loop import TokenLoop
-from backends.events import Done, Event, Notice, Progress, Text
+from backends.events import Done, Event, Notice, Progress
 from backends.models import library
 from backends.models.facts import read_facts
 from backends.params import Params, setting
@@ -94,27 +96,32 @@ class TransformersChat(Backend):
         chunk = CPU_CHUNK if device == "cpu" else GPU_CHUNK
         self.adapters = PeftAdapters(self.model, model.name)
         self.loop = TokenLoop(self.model, end_tokens(self.tokenizer, self.model), chunk)
-        self.decode = functools.partial(
-            self.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        self.control = control_tokens(self.tokenizer)
+        self.special = SpecialTokens(self.control.values())
         self.loop.warm_up()  # else the first answer waits for it, and memory is measured too low
         self.template = ChatTemplate(template_of(self.tokenizer), special_tokens(self.tokenizer))
 
     def run(self, params: ChatParams) -> Iterator[Event]:
         meter = usage.Meter(usage.draw_seed(params.seed), self.context_length)
-        window = params.window(lambda turns: len(self.prompt_of(turns)), self.context_length)
+        window = params.window(
+            lambda turns: len(self.prompt_of(turns, params)), self.context_length
+        )
         if params.count_only:
             yield Done(usage=meter.usage(window.tokens, 0, "count"))
             return
-        for note in (PLAIN_NOTE if self.template.plain else "", window.notice):
+        plain = self.template.plain and not params.prompt
+        for note in (PLAIN_NOTE if plain else "", window.notice):
             if note:
                 yield Notice(note)
-        prompt = self.prompt_of(window.turns)
+        prompt = self.prompt_of(window.turns, params)
         if (yield from self.adapters.use(params.adapters)):
             self.loop.kept = None  # what was read was read with other weights
         limit = min(params.max_new_tokens, self.context_length - len(prompt))
-        stream, written, reason = TextStream(self.decode, params.stop), 0, "length"
-        tokens = self.loop.tokens(prompt, params, meter.seed, limit, self.cancelled)
+        stream, written, reason = TextStream(self.decoder(params), params.stop), 0, "length"
+        speech, told = tool_calls.of(params), list[logprobs.Entry]()
+        tokens = self.loop.tokens(
+            prompt, params, meter.seed, limit, self.cancelled, self.json_answer(params)
+        )
         with closing(tokens):  # type: ignore[type-var]
             for token in tokens:
                 if isinstance(token, Progress):
@@ -123,27 +130,60 @@ class TransformersChat(Backend):
                 meter.token()
                 written += 1
                 delta = stream.push(token)
+                if params.top_logprobs >= 0 and token not in self.loop.ends:
+                    told.append(self.logprob_of(token, params.top_logprobs))
                 if delta:
-                    yield Text(delta)
+                    yield from [*logprobs.items(told), *speech.push(delta)]
                 if stream.stopped or token in self.loop.ends:
                     reason = "stop"
                     break
         rest = "" if stream.stopped else stream.end()
         if rest:
-            yield Text(rest)
+            yield from logprobs.items(told)
+        yield from [*speech.push(rest), *speech.end()]
         stopped = self.cancelled() and reason == "length"
-        ended = "stop" if stopped else reason
+        ended = "stop" if stopped else speech.reason(reason)
         yield Done(stopped, meter.usage(len(prompt), written, ended, window.dropped))
 
-    def prompt_of(self, turns: list[dict[str, Any]]) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(
-            self.template.render(turns), add_special_tokens=False
-        )
-        return ids
+    def prompt_of(self, turns: list[dict[str, Any]], params: ChatParams) -> list[int]:
+        """The tokens that the model reads."""
+        if params.prompt:
+            return list(self.tokenizer.encode(params.prompt))
+        turns, mark = self.special.marked(turns)
+        text = self.template.render(turns, params.tools)
+        return [
+            token
+            for piece in pieces(text, mark)
+            for token in self.tokenizer.encode(piece, add_special_tokens=False)
+        ]
+
+    def decoder(self, params: ChatParams) -> Callable[[list[int]], str]:
+        """From tokens to text, control tokens left out but for the marks of tool calls."""
+        marks = tool_calls.MARKS if params.tools else ()
+        hidden = {token for token, name in self.control.items() if name not in marks}
+
+        def decode(tokens: list[int]) -> str:
+            shown = [token for token in tokens if token not in hidden]
+            return str(self.tokenizer.decode(shown, clean_up_tokenization_spaces=False))
+
+        return decode
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        size = self.model.config.get_text_config().vocab_size
+        return Vocabulary(self.tokenizer, self.loop.ends, size)
+
+    def json_answer(self, params: ChatParams) -> JsonAnswer | None:
+        schema = schema_of(params)
+        return None if schema is None else JsonAnswer(self.vocabulary, schema)
+
+    def logprob_of(self, token: int, top: int) -> logprobs.Entry:
+        return logprobs.of_scores(self.loop.scores, token, top, self.vocabulary.bytes_of)
 
     def unload(self) -> None:
         self.template.close()
-        del self.model, self.loop, self.adapters, self.tokenizer, self.decode
+        del self.model, self.loop, self.adapters, self.tokenizer
+        vars(self).pop("vocabulary", None)
 
     def memory(self) -> dict[str, int]:
         import torch
@@ -240,6 +280,13 @@ def template_of(tokenizer: Any) -> str:
 def special_tokens(tokenizer: Any) -> dict[str, str]:
     """The tokens that a template may name, such as `bos_token`."""
     return {k: str(v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """The tokens that are no text, such as the end of a turn, with their names."""
+    added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    return {**added, **{i: str(name) for i, name in named}}
 
 
 def end_tokens(tokenizer: Any, model: Any) -> set[int]:

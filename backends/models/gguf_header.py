@@ -7,7 +7,9 @@ versions 2 and 3, little endian.
 
 from __future__ import annotations
 
+import itertools
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ SCALARS = {
                       10: "Q", 11: "q", 12: "d"}.items()
 }  # fmt: skip
 STRING, ARRAY = 8, 9
+CONTROL = 3  # a kind of token (llama.cpp: LLAMA_TOKEN_TYPE_CONTROL)
 U32, U64 = SCALARS[4], SCALARS[10]
 
 
@@ -82,19 +85,38 @@ class Header:
             total += _product(tensor.shape)
         return total
 
+    def tokens(self) -> Iterator[bytes]:
+        """The text of each token, in order; nothing where the file has no list of them."""
+        tokens = self.values.get("tokenizer.ggml.tokens")
+        if not isinstance(tokens, Array) or tokens.type != STRING:
+            return
+        at = tokens.start
+        for _ in range(tokens.count):
+            length = U64.unpack_from(self.head, at)[0]
+            yield self.head[at + 8 : at + 8 + length]
+            at += 8 + length
+
     def token(self, which: str) -> str:
         """The text of a named token, `bos` or `eos`; "" where the file names none."""
         index = self.values.get(f"tokenizer.ggml.{which}_token_id")
-        tokens = self.values.get("tokenizer.ggml.tokens")
-        if not isinstance(index, int) or not isinstance(tokens, Array) or tokens.type != STRING:
+        if not isinstance(index, int) or index < 0:
             return ""
-        if not 0 <= index < tokens.count:
-            return ""
-        at = tokens.start
-        for _ in range(index):
-            at += 8 + U64.unpack_from(self.head, at)[0]
-        length = U64.unpack_from(self.head, at)[0]
-        return self.head[at + 8 : at + 8 + length].decode("utf-8", "replace")
+        return next(itertools.islice(self.tokens(), index, None), b"").decode("utf-8", "replace")
+
+    def control_tokens(self) -> list[str]:
+        """The texts of all tokens that are marked as control, such as the end of a turn."""
+        types = self.values.get("tokenizer.ggml.token_type")
+        if not isinstance(types, Array) or types.type not in (4, 5):  # uint32 or int32
+            return []
+        kinds = struct.unpack_from(f"<{types.count}i", self.head, types.start)
+        pairs = zip(self.tokens(), kinds, strict=False)
+        return [text.decode("utf-8", "replace") for text, kind in pairs if kind == CONTROL]
+
+    def token_ids(self, texts: set[str]) -> dict[str, int]:
+        """The numbers of the tokens that have these texts; without those that are no token."""
+        wanted = {text.encode(): text for text in texts}
+        found = (pair for pair in enumerate(self.tokens()) if pair[1] in wanted)
+        return {wanted[text]: number for number, text in found}
 
 
 class _Short(Exception):

@@ -118,6 +118,35 @@ def test_the_next_turn_does_not_read_the_conversation_again(backend: LlamaCpp) -
     assert read[0].step > 400 and read[0].total - read[0].step < 64
 
 
+# What programs ask for
+
+
+def test_special_tokens_in_a_message_are_text(
+    backend: LlamaCpp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk.check_special_tokens(backend, monkeypatch)
+
+
+def test_json_fits_its_schema(backend: LlamaCpp) -> None:
+    talk.check_json(backend)
+
+
+def test_log_probabilities_are_those_of_the_text(backend: LlamaCpp) -> None:
+    talk.check_logprobs(backend)
+
+
+def test_penalties_change_the_answer(backend: LlamaCpp) -> None:
+    talk.check_penalties(backend)
+
+
+def test_a_prompt_is_continued_without_a_template(backend: LlamaCpp) -> None:
+    talk.check_raw_prompt(backend)
+
+
+def test_tools_are_called(backend: LlamaCpp, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk.check_tools(backend, monkeypatch)
+
+
 # Limits
 
 

@@ -105,6 +105,35 @@ def test_the_next_turn_does_not_read_the_conversation_again(backend: Transformer
     assert read[0].step > 200 and len(read) <= 2
 
 
+# What programs ask for
+
+
+def test_special_tokens_in_a_message_are_text(
+    backend: TransformersChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk.check_special_tokens(backend, monkeypatch)
+
+
+def test_json_fits_its_schema(backend: TransformersChat) -> None:
+    talk.check_json(backend)
+
+
+def test_log_probabilities_are_those_of_the_text(backend: TransformersChat) -> None:
+    talk.check_logprobs(backend)
+
+
+def test_penalties_change_the_answer(backend: TransformersChat) -> None:
+    talk.check_penalties(backend)
+
+
+def test_a_prompt_is_continued_without_a_template(backend: TransformersChat) -> None:
+    talk.check_raw_prompt(backend)
+
+
+def test_tools_are_called(backend: TransformersChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    talk.check_tools(backend, monkeypatch)
+
+
 # Limits and Stop
 
 
@@ -180,7 +209,7 @@ def next_word(backend: TransformersChat) -> Any:
     """The logarithms of the probabilities of the first token of an answer."""
     import torch
 
-    ids = backend.prompt_of([{"role": "user", "content": talk.CAPITAL}])
+    ids = backend.prompt_of([{"role": "user", "content": talk.CAPITAL}], talk.ask(talk.CAPITAL))
     with torch.inference_mode():
         logits = backend.model(input_ids=torch.tensor([ids]), logits_to_keep=1).logits
     return logits[0, -1].float().log_softmax(-1)
