@@ -12,6 +12,7 @@ import contextlib
 import logging
 import re
 import time
+import unicodedata
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -165,7 +166,8 @@ class Supervisor:
         if backend not in BACKENDS:
             raise Refused(f"There is no backend {backend!r}.", f"Known: {', '.join(BACKENDS)}.")
         self._counter += 1
-        slug = re.sub(r"[^a-z0-9]+", "-", (label or model).lower()).strip("-")[:40] or backend
+        plain = unicodedata.normalize("NFKD", label or model).encode("ascii", "ignore").decode()
+        slug = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:40] or backend
         resident = Resident(f"{slug}-{self._counter}", backend, model, options, label or model)
         self.residents[resident.id] = resident
         self.on_change(resident)
@@ -180,7 +182,7 @@ class Supervisor:
             if resident.state in ("ready", "busy") and resident.child and resident.child.alive:
                 yield Done(usage={"seconds": resident.seconds, "memory": resident.child.memory})
                 return
-            if resident.id not in self.residents:  # unloaded while this waited
+            if resident.id not in self.residents:  # unloaded while this waited, or its run did
                 yield UNLOADED
                 return
             if resident.child and resident.child.alive:  # stuck: two processes for one are too many
@@ -316,9 +318,6 @@ class Supervisor:
         """
         if resident.child and resident.child.leaving:
             await resident.child.gone.wait()
-        if resident.id not in self.residents:  # unloaded while this waited for its turn
-            yield UNLOADED
-            return
         if not (resident.child and resident.child.alive and resident.state in ("ready", "busy")):
             try:
                 self._allow_restart(resident)

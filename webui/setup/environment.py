@@ -155,6 +155,8 @@ def only_one(file: Path, talk: Talk) -> Iterator[int]:
 
 
 def _lock(handle: IO[str]) -> bool:
+    # As backends/runtime/process.py does it, which is not there before anything is installed:
+    # importing any module of backends reads the cards of all.
     try:
         if sys.platform == "win32":
             import msvcrt
