@@ -241,8 +241,15 @@ def test_load_and_unload_say_time_and_memory(
     expect(status).to_have_text(
         re.compile(r"Ready · loaded in [2-9]\.\d s · 0\.\d+ GB"), timeout=10_000
     )
+    ready = size_in(status.inner_text())
     page.locator("#chat-unload").click()
     expect(status).to_have_text(re.compile(r"Unloaded: 0\.\d+ GB came back\."))
+    assert abs(size_in(status.inner_text()) - ready) < 0.03  # the same figure, a second later
+
+
+def size_in(text: str) -> float:
+    """The gigabytes that a status line names."""
+    return float(text.partition(" GB")[0].rpartition(" ")[2])
 
 
 def test_a_load_can_be_cancelled(server: Served, open_page: Open) -> None:
