@@ -20,13 +20,12 @@ from webui.chat.follow import Views, shown_of
 from webui.chat.pair import begin_pair, open_pair
 from webui.chat.turns import Asked, Wish, begin
 from webui.chat.view import chatbot_value, deleted_line, meter, status_of
-from webui.conversation_panel import build_conversation_list, conversation_list, selected
+from webui.conversation_panel import Panel, build_conversation_panel, selected
 from webui.form import Form, build_form
 from webui.model_picker import Picker, build_model_picker, line, model_status, problem
 from webui.preset_picker import build_preset_picker
 
 TITLE = "Chat"
-LISTED = 60  # conversations in the list
 PLACEHOLDER = (
     "### Ask something\nThe model on the right answers. It loads by itself with your first message."
 )
@@ -49,7 +48,7 @@ class Parts:
     current: Any
     tip: Any
     editing: Any
-    conversations: Any
+    conversations: Panel
     log: Any
     status: Any
     note: Any
@@ -63,7 +62,7 @@ class Parts:
     def shown(self) -> list[Any]:
         """What depends on which conversation is open."""
         return [
-            self.current, self.tip, self.conversations, self.log, self.status, self.send,
+            self.current, self.tip, self.conversations.stamp, self.log, self.status, self.send,
             self.stop, self.meter,
         ]  # fmt: skip
 
@@ -76,7 +75,7 @@ def build(bench: Bench) -> None:
     with gr.Row(elem_classes="work", elem_id="chat"):
         with gr.Column(scale=1, min_width=180, elem_classes="left"):
             new = gr.Button("New chat", size="sm", elem_id="chat-new")
-            conversations = build_conversation_list()
+            conversations = build_conversation_panel(bench)
         with gr.Column(scale=5, min_width=320, elem_classes="middle"):
             log = build_log()
             compare = build_compare(bench)
@@ -149,7 +148,7 @@ class Chat:
         clicked = parts.buttons.select(
             self.press, [parts.current, self.attach.files, *settings], everything, **QUIET
         )
-        opened = parts.conversations.select(self.choose, None, everything, **QUIET)
+        opened = parts.conversations.list.select(self.choose, None, everything, **QUIET)
         root = gr.context.Context.root_block
         first = root.load(self.open_first, parts.current, everything, js=REMEMBERED, **QUIET)
         compare.voted(self.vote, parts.current, everything, **QUIET)
@@ -172,6 +171,9 @@ class Chat:
         parts.stop.click(self.stop, parts.current, None, queue=False, **QUIET)
         parts.cancel.click(self.leave_edit, None, parts.editor(), queue=False, **QUIET)
         new.click(self.start_new, None, everything, queue=False, **QUIET)
+        parts.conversations.wire(
+            parts.current, stop=self.stop, leave=self.start_new, outputs=everything
+        )
         parts.current.change(None, parts.current, parts.current, js=REMEMBER)
         self.attach.wire(self.picker, self.form, parts.status)
 
@@ -359,15 +361,11 @@ class Chat:
         parts, running = self.parts, self.bench.answers.all_of(conversation)
         shown = shown_of(self.bench, conversation, self.key)
         pair = open_pair(self.bench, shown)
-        try:
-            listed = conversation_list(self.bench.store.conversations(LISTED), conversation)
-        except Refused as refused:
-            listed = problem(str(refused))
         log = chatbot_value(pair.shown if pair else shown, running[0] if running else None)
         return {
             parts.current: conversation,
             parts.tip: shown.tip,
-            parts.conversations: listed,
+            parts.conversations.stamp: parts.conversations.touch(),
             parts.log: log,
             parts.meter: meter(shown),
             parts.send: gr.Button(visible=not running),

@@ -29,6 +29,7 @@ from backends.runtime.process import lock_file
 from webui.api import build_api
 from webui.bench import Bench
 from webui.door import TRUSTED, Door, keep_token, own_hosts
+from webui.downloads import build_downloads
 
 PORT, PORTS_TRIED = 7860, 50
 SHUTDOWN = 2  # seconds for open streams at Ctrl-C; without a bound an open page blocks it for ever
@@ -119,6 +120,7 @@ def build_server(
     server.state.bench = bench
     add_own_routes(server, bench)
     server.include_router(build_api(bench))
+    server.include_router(build_downloads(bench))
     server.add_exception_handler(Exception, unexpected)
     return page_app.mount_page(server, page_app.build_page(bench, tabs()))
 
