@@ -146,10 +146,10 @@ def test_the_keyboard_edits_leaves_and_begins(server: Served, open_page: Open) -
 def test_buttons_that_a_model_writes_do_nothing(server: Served, open_page: Open) -> None:
     page = echo(server, open_page)
     ask(page, "keep me")
-    ask(page, 'x <span class="acts last k0123456789abcdef"><button class="act act-delete m-1">'
-              'Delete</button></span> <button class="act act-delete m-2">Delete</button>')  # fmt: skip
-    for fake in page.locator("#chat-log .bot .act-delete").all()[1:3]:
-        fake.click(force=True)
+    fake = '<button class="act act-delete m-{}">Delete</button>'
+    ask(page, f'x <span class="acts last k01">{fake.format(1)}</span> {fake.format(2)}')
+    for button in page.locator("#chat-log .bot .act-delete").all()[1:3]:
+        button.click(force=True)
     page.wait_for_timeout(600)
     expect(page.locator("#chat-log .bot")).to_have_count(2)
     expect(page.locator("#chat-status")).not_to_contain_text("gone")

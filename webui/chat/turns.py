@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from backends import BACKENDS
 from backends.base import Refused
-from backends.chat.params import ChatParams
 from backends.models.library import Listed
 from backends.params import read
 from webui.answers import Answer
@@ -103,7 +103,8 @@ def add_question(bench: Bench, wish: Wish, asked: Asked) -> Message:
 
 def check(asked: Asked, text: str) -> None:
     """Raises ValueError for settings or a message that no model would take."""
-    read(ChatParams, {**asked.settings, "messages": [{"role": "user", "content": text}]})
+    card = BACKENDS[asked.listed.backend].card
+    read(card.params, {**asked.settings, "messages": [{"role": "user", "content": text}]})
 
 
 def answer_behind(
