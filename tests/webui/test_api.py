@@ -14,8 +14,10 @@ import openai
 import pytest
 from starlette.requests import Request
 
+from tests.backends.chat import talk
 from tests.served import Served
-from webui.api import BODY_BYTES, ApiError, body_of
+from webui.api.asked import BODY_BYTES, body_of
+from webui.api.errors import ApiError
 
 FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -95,7 +97,29 @@ def test_content_in_parts_and_the_developer_role_are_understood(client: openai.O
         ({"temperature": "hot"}, "must be a number"),
         ({"max_tokens": 0}, "Max new tokens is 0"),
         ({"n": 2}, "'n' is not supported"),
-        ({"tools": [{"type": "function"}]}, "'tools' is not supported"),
+        ({"tools": [{"type": "function"}]}, "Tool 1 is not a function"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "has no usable name"),
+        ({"tools": [talk.WEATHER], "tool_choice": "always"}, "'tool_choice' is not known"),
+        (
+            {"tools": [talk.WEATHER], "tool_choice": {"function": {"name": "x"}}},
+            "none of the tools",
+        ),
+        ({"tool_choice": "required"}, "there are no tools"),
+        ({"tools": [talk.WEATHER]}, "Echo is no model"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "answers no call"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "cannot be read"),
+        ({"response_format": {"type": "xml"}}, "'response_format' is not understood"),
+        ({"response_format": {"type": "json_schema"}}, "'response_format' is not understood"),
+        (
+            {"response_format": {"type": "json_object"}, "tools": [talk.WEATHER]},
+            "do not go together",
+        ),
+        ({"top_logprobs": 3}, "'top_logprobs' needs logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "no number from 0 to 20"),
+        ({"logprobs": 2}, "'logprobs' is not true or false"),
+        ({"logit_bias": {"a": 1}}, "Logit bias cannot be 'a': 1"),
+        ({"json_schema": {}}, "'json_schema' is not known"),
+        ({"prompt": "x"}, "'prompt' is not known"),
         ({"trust_remote_code": True}, "'trust_remote_code' is not known"),
         ({"stream_options": 7}, "stream_options"),
     ],

@@ -20,6 +20,7 @@ import pytest
 from starlette.routing import BaseRoute, Mount
 
 from tests.served import CHECKOUT, Served, serving
+from webui.server import bind
 
 
 def _routes(routes: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -146,6 +147,14 @@ def test_a_used_port_is_passed_over_and_a_killed_page_can_be_started_again(tmp_p
             started = time.monotonic()
             second.process.send_signal(signal.SIGINT)
             assert second.process.wait(10) == 0 and time.monotonic() - started < 5
+
+
+def test_a_port_that_another_has_bound_but_not_opened_yet_is_passed_over() -> None:
+    first = bind("127.0.0.1", 7930)
+    port = first.getsockname()[1]
+    with first, bind("127.0.0.1", port) as second:
+        assert second.getsockname()[1] > port
+        second.listen(2048)  # as uvicorn does
 
 
 def test_ctrl_c_cuts_an_open_stream_off_and_prints_no_traceback(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import struct
 import subprocess
 import sys
 import time
@@ -20,8 +19,8 @@ from backends.chat.llama_cpp import LlamaCpp, LlamaCppOptions
 from backends.chat.params import Message
 from backends.events import Done, Progress, Text
 from backends.models import library
-from backends.models.gguf_header import read_header
 from tests.backends.chat import talk
+from tests.backends.models import crafted
 
 pytestmark = pytest.mark.model
 STARTER = ModelRef.parse("starter:smollm2-135m-instruct")
@@ -205,25 +204,12 @@ def test_a_truncated_file_never_reaches_native_code(monkeypatch: pytest.MonkeyPa
     path.unlink()
 
 
-def with_template(path: Path, template: str) -> Path:
-    """The starter with another chat template in its header."""
-    source = library.locate(STARTER)
-    header = read_header(source)
-    old = header.values["tokenizer.chat_template"].encode()
-    new = template.encode()
-    head = header.head.replace(struct.pack("<Q", len(old)) + old, struct.pack("<Q", len(new)) + new)
-    with source.open("rb") as data, path.open("wb") as out:
-        data.seek(header.data_start)
-        out.write(head + b"\0" * (-len(head) % 32))
-        shutil.copyfileobj(data, out)
-    return path
-
-
 HOSTILE = """
 import sys
 from backends.base import ModelRef, Refused
 from backends.chat.llama_cpp import LlamaCpp, LlamaCppOptions
 from tests.backends.chat import talk
+from tests.backends.models import crafted
 backend = LlamaCpp()
 backend.load(ModelRef.parse(sys.argv[1]), LlamaCppOptions(context_length=512))
 try:
@@ -247,7 +233,9 @@ def test_a_hostile_template_in_a_model_is_refused_and_not_parsed_by_native_code(
     template: str, says: str
 ) -> None:
     library.models_folder().mkdir(parents=True, exist_ok=True)
-    path = with_template(library.models_folder() / "hostile.gguf", template)
+    path = crafted.with_template(
+        library.locate(STARTER), library.models_folder() / "hostile.gguf", template
+    )
     try:
         out = run_script(HOSTILE, "folder:hostile.gguf")
         assert says in out
@@ -263,6 +251,7 @@ import psutil
 from backends.base import ModelRef
 from backends.chat.llama_cpp import LlamaCpp, LlamaCppOptions
 from tests.backends.chat import talk
+from tests.backends.models import crafted
 backend = LlamaCpp()
 backend.load(ModelRef.parse("starter:smollm2-135m-instruct"), LlamaCppOptions())
 text, done = talk.answer(backend, talk.CAPITAL, temperature=0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
+
+from backends.models.gguf_header import read_header
 
 GGUF_TYPES = {bool: 7, int: 4, float: 6, str: 8}
 
@@ -85,4 +88,17 @@ def folder(path: Path, config: Any = None, **files: bytes) -> Path:
     (path / "model.safetensors").write_bytes(safetensors())
     for name, content in files.items():
         (path / name).write_bytes(content)
+    return path
+
+
+def with_template(source: Path, path: Path, template: str) -> Path:
+    """The GGUF file `source` with another chat template in its header, written to `path`."""
+    header = read_header(source)
+    old = header.values["tokenizer.chat_template"].encode()
+    new = template.encode()
+    head = header.head.replace(struct.pack("<Q", len(old)) + old, struct.pack("<Q", len(new)) + new)
+    with source.open("rb") as data, path.open("wb") as out:
+        data.seek(header.data_start)
+        out.write(head + b"\0" * (-len(head) % 32))
+        shutil.copyfileobj(data, out)
     return path
