@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from backends.card.offload import Size, Weights, as_in_the_file
 from backends.events import Event, Failed
 from backends.params import Params
 
@@ -105,9 +106,11 @@ class Card:
     formats       the model formats it opens: safetensors, gguf; empty: it needs no model
     preload       modules that a warm spare imports beforehand; none of them may touch the GPU.
                   Empty: it is quick without one, and takes none
-    memory_factor resident bytes for each byte of model file, until a real load was measured
+    memory_factor resident bytes for each byte of the weights, until a real load was measured
     memory_base   bytes of RAM that its libraries take, whatever the model
     slots         how many runs it can carry at once
+    weights       what the weights of a model take (`backends.card.offload`), from the options, the
+                  model's size and the device
     on_gpu        whether a load with these options goes to the GPU where there is one
     parkable      it has `park` and `unpark`
     """
@@ -122,6 +125,7 @@ class Card:
     memory_factor: float = 1.2
     memory_base: int = 0
     slots: int = 1
+    weights: Callable[[Any, Size, str], Weights] = as_in_the_file
     on_gpu: Callable[[Any], bool] = never
     parkable: bool = False
 

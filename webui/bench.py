@@ -15,6 +15,7 @@ from typing import Any
 
 from backends import BACKENDS
 from backends.base import Refused
+from backends.card import offload
 from backends.card.gpu import Machine, Reading
 from backends.card.ledger import Ledger
 from backends.card.measured import Measured
@@ -170,7 +171,7 @@ class Bench:
             if present is not None and keeps
             else self.supervisor.admit(listed.backend, ref, wanted, listed.title)
         )
-        resident.file_bytes, resident.owner = listed.bytes, owner
+        resident.size, resident.owner = size_of(listed), owner
         loading = Loading(resident)
         loading.task = asyncio.get_running_loop().create_task(
             self._load(loading, None if keeps else present)
@@ -301,10 +302,34 @@ class Bench:
             kind="load", backend=resident.backend, model=resident.model,
             options=resident.options, device=device,
         )  # fmt: skip
-        card = resident.card
-        guess = int(resident.file_bytes * card.memory_factor)
-        guess += card.memory_base if device == "cpu" else 0
+        card, layers = resident.card, resident.size.layers
+        weights = self.weights_of(resident, device)
+        if device == "cpu":
+            guess = weights.ram_bytes * card.memory_factor + card.memory_base
+        else:
+            on_gpu = offload.share(weights.gpu_layers, layers)
+            guess = weights.gpu_bytes * on_gpu * card.memory_factor
         return int((before or {}).get("measured_bytes") or guess)
+
+    def weights_of(self, resident: Resident, device: str) -> offload.Weights:
+        card = resident.card
+        return card.weights(read(card.load_options, resident.options), resident.size, device)
+
+    def with_proposal(self, resident: Resident, device: str, hint: str) -> str:
+        """`hint` of a refused load, and how the model fits with a part of it in RAM."""
+        weights = self.weights_of(resident, device)
+        if device == "cpu" or weights.bandwidth <= 0:
+            return hint
+        way = offload.proposal(
+            weights, resident.size.layers, self._to_be_had(device), self._to_be_had("cpu"),
+            resident.card.memory_factor,
+        )  # fmt: skip
+        return f"{hint} Or: {way}." if way else hint
+
+    def _to_be_had(self, device: str) -> int:
+        """Bytes that a load could get there, everything idle unloaded."""
+        idle = [e.held_bytes for e in self.ledger.entries(device) if e.evictable]
+        return self.ledger.available(device) + sum(idle)
 
     def fits_together(self, *wanted: tuple[Listed, dict[str, Any]]) -> bool:
         """Whether these models can be in memory at the same time, others unloaded for them.
@@ -324,7 +349,7 @@ class Bench:
                 mine.add(there.id)
                 continue
             new = Resident("", listed.backend, str(listed.ref), options, listed.title,
-                           file_bytes=listed.bytes)  # fmt: skip
+                           size=size_of(listed))  # fmt: skip
             needs[device] = needs.get(device, 0) + self.predict(new, device)
         return all(
             need <= self.ledger.available(device) + sum(
@@ -342,7 +367,7 @@ class Bench:
         has = min(need, spare.resident_bytes()) if spare else 0
         verdict = self.ledger.admit(resident.label, need - has, device)
         if verdict.refused:
-            raise Refused(verdict.message, verdict.hint)
+            raise Refused(verdict.message, self.with_proposal(resident, device, verdict.hint))
         for number in verdict.evict:
             if number == SPARE:
                 await self.supervisor.drop_spare()
@@ -402,6 +427,10 @@ class Bench:
             "gpu": reading.to_json(),
             "gate": self.gate.snapshot(),
         }
+
+
+def size_of(listed: Listed) -> offload.Size:
+    return offload.Size(listed.bytes, listed.parameters, listed.layers)
 
 
 def complete(backend: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Backend, Card, ModelRef, Refused
+from backends.card.offload import Weights
 from backends.chat import logprobs, tool_calls, usage
 from backends.chat.json_answer import schema_of
 from backends.chat.llama_adapters import LlamaServer
@@ -45,11 +46,7 @@ Prompt = list[str | int]  # texts and numbers of tokens
 class LlamaCppOptions(Params):
     """How a GGUF model is loaded."""
 
-    context_length: int = setting(
-        0, "Context length", min=0, max=1_048_576, step=256, unit="tokens",
-        help="How much text the model sees at once; memory grows with it. "
-        "0: automatic, up to 8192.",
-    )  # fmt: skip
+    context_length: int = usage.context_length_setting()
     gpu_layers: int = setting(
         -1, "Layers on the GPU", min=-1, max=1000, advanced=True,
         help="-1: as many as fit. Does nothing in a build of llama.cpp that runs on the CPU only.",
@@ -71,6 +68,9 @@ class LlamaCpp(Backend):
         formats=("gguf",),
         label="llama.cpp",
         memory_factor=1.5,
+        weights=lambda options, size, device: Weights(
+            size.file_bytes, size.file_bytes, gpu_layers=options.gpu_layers
+        ),
         on_gpu=lambda options: options.gpu_layers != 0 and built_for_gpu(),
     )
 

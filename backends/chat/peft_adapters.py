@@ -64,13 +64,15 @@ class PeftAdapters:
         adapters.check_fit(adapter, self._base())
         self.made += 1
         name = f"adapter{self.made}"
-        tensors = load_file(path / adapters.WEIGHTS)
-        state = {key.removeprefix("base_model.model."): value for key, value in tensors.items()}
+        tensors = {}
+        for key, tensor in load_file(path / adapters.WEIGHTS).items():
+            layer, kind = adapters.layer_and_kind(key)
+            tensors[layer, kind] = tensor
         try:
-            peft.inject_adapter_in_model(_config(peft, adapter), self.model, name)
-            result = peft.set_peft_model_state_dict(self.model, state, name)
-            if result.unexpected_keys:
-                raise ValueError(f"nothing takes {result.unexpected_keys[0]}")
+            # Without memory of their own: the file's tensors take their place.
+            config = _config(peft, adapter)
+            peft.inject_adapter_in_model(config, self.model, name, low_cpu_mem_usage=True)
+            self._fill(name, tensors)
         except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
             self._detach(name)
             raise Refused(
@@ -78,22 +80,28 @@ class PeftAdapters:
             ) from error
         finally:  # PEFT's list of settings, which would only make it warn of the next adapter
             self.model.__dict__.pop("peft_config", None)
-        self._place(name)
         return name
 
-    def _place(self, name: str) -> None:
-        """In fp32, as PEFT keeps them, and on the device where their layer computes."""
+    def _fill(self, name: str, tensors: dict[tuple[str, str], Any]) -> None:
+        """The adapter's tensors in fp32, as PEFT keeps them, where their layer computes."""
         import torch
 
-        for layer in _lora_layers(self.model):
+        for path, layer in self.model.named_modules():
+            if not _is_lora(layer):
+                continue
             base = layer.get_base_layer()
-            hook = getattr(base, "_hf_hook", None)  # of a layer whose weights lie in CPU memory
+            hook = getattr(base, "_hf_hook", None)  # of a layer whose weights wait in RAM
             device = getattr(hook, "execution_device", None)
-            device = base.weight.device if device is None else torch.device(device)
-            for held in layer.adapter_layer_names:
-                part = getattr(layer, held)
-                if name in part:
-                    part[name] = _moved(part[name], device)
+            device = base.weight.device if device is None else device
+            for kind in layer.adapter_layer_names:
+                held = getattr(layer, kind)
+                if name in held:
+                    tensor = tensors[path, kind].to(device, torch.float32)
+                    parameter = torch.nn.Parameter(tensor, requires_grad=False)
+                    if isinstance(held, torch.nn.ParameterDict):
+                        held[name] = parameter
+                    else:
+                        held[name].weight = parameter
 
     def _detach(self, name: str) -> None:
         for path, layer in [(p, m) for p, m in self.model.named_modules() if _is_lora(m)]:
@@ -129,14 +137,6 @@ def _config(peft: Any, adapter: Adapter) -> Any:
         inference_mode=True,
         init_lora_weights=False,
     )
-
-
-def _moved(part: Any, device: Any) -> Any:
-    import torch
-
-    if isinstance(part, torch.nn.Parameter):
-        return torch.nn.Parameter(part.data.to(device, torch.float32), requires_grad=False)
-    return part.to(device, torch.float32).requires_grad_(False)
 
 
 def _is_lora(module: Any) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from backends.base import Backend, Card, ModelRef, Refused
-from backends.chat import logprobs, tool_calls, usage
+from backends.card import offload
+from backends.card.offload import PCIE_BANDWIDTH, Size, Weights
+from backends.chat import layers, logprobs, tool_calls, usage
 from backends.chat.json_answer import JsonAnswer, Vocabulary, schema_of
 from backends.chat.params import ChatParams
 from backends.chat.peft_adapters import PeftAdapters
@@ -23,6 +25,9 @@ from backends.models import library
 from backends.models.facts import read_facts
 from backends.params import Params, setting
 
+# Bytes of a weight in memory; NF4 with the scales of its blocks, themselves quantised.
+PLAIN_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+QUANTISED_BYTES = {"nf4": 0.52, "int8": 1.0}
 CPU_CHUNK, GPU_CHUNK = 64, 512  # prompt tokens between two looks at Stop
 
 
@@ -41,10 +46,11 @@ class TransformersOptions(Params):
     device: str = setting(
         "auto", "Device", choices=(("auto", "Automatic"), ("cuda", "GPU"), ("cpu", "CPU"))
     )
-    context_length: int = setting(
-        0, "Context length", min=0, max=1_048_576, step=256, unit="tokens",
-        help="How much text the model sees at once; memory grows with it. "
-        "0: automatic, up to 8192.",
+    context_length: int = usage.context_length_setting()
+    gpu_layers: int = setting(
+        -1, "Layers on the GPU", min=-1, max=1000, advanced=True,
+        help="-1: all. With fewer a larger model fits: the others wait in the computer's memory, "
+        "in 16 bits even with NF4 and INT8, and each word takes as long as moving them.",
     )  # fmt: skip
 
 
@@ -67,6 +73,7 @@ class TransformersChat(Backend):
         ),
         memory_factor=1.2,
         memory_base=700_000_000,  # torch and transformers
+        weights=lambda options, size, device: weights_of(options, size, device),
         on_gpu=lambda options: options.device != "cpu",
     )
 
@@ -92,7 +99,9 @@ class TransformersChat(Backend):
             options.context_length, read_facts(path).context_length
         )
         self.report(Progress(0, 0, f"opening {model.name} as {quantisation} on the {device}"))
-        self.tokenizer, self.model = open_model(path, device, quantisation)
+        places = self._places(path, device, options.gpu_layers)
+        self.tokenizer, self.model = open_model(path, places, quantisation)
+        layers.pin(self.model)
         chunk = CPU_CHUNK if device == "cpu" else GPU_CHUNK
         self.adapters = PeftAdapters(self.model, model.name)
         self.loop = TokenLoop(self.model, end_tokens(self.tokenizer, self.model), chunk)
@@ -100,6 +109,19 @@ class TransformersChat(Backend):
         self.special = SpecialTokens(self.control.values())
         self.loop.warm_up()  # else the first answer waits for it, and memory is measured too low
         self.template = ChatTemplate(template_of(self.tokenizer), special_tokens(self.tokenizer))
+
+    def _places(self, path: Path, device: str, gpu_layers: int) -> dict[str, Any]:
+        """Which part of the model goes where; said where it is divided."""
+        count = read_facts(path).layers
+        if device == "cpu" or offload.share(gpu_layers, count) == 1:
+            return {"": device}
+        self.report(
+            Notice(
+                f"{count - gpu_layers} of {count} layers wait in the computer's memory. Each word "
+                "takes as long as moving them to the GPU."
+            )
+        )
+        return layers.device_map(path, gpu_layers)
 
     def run(self, params: ChatParams) -> Iterator[Event]:
         meter = usage.Meter(usage.draw_seed(params.seed), self.context_length)
@@ -212,8 +234,29 @@ def choose(options: TransformersOptions, has_gpu: bool) -> tuple[str, str]:
     return device, quantisation
 
 
-def open_model(path: Path, device: str, quantisation: str) -> tuple[Any, Any]:
-    """Tokenizer and model. Raises Refused where transformers cannot make sense of the folder."""
+def weights_of(options: TransformersOptions, size: Size, device: str) -> Weights:
+    """What the weights will take: the quantisation decides, and not what the file has.
+
+    NF4 and INT8 leave embeddings and head in 16 bits (fp32 on a CPU): about a quarter billion
+    weights, and more in larger models.
+    """
+    _, quantisation = choose(replace(options, device="auto"), has_gpu=device != "cpu")
+    count = size.parameters or size.file_bytes // 2
+    if quantisation in PLAIN_BYTES:
+        held = waiting = count * PLAIN_BYTES[quantisation]
+    else:
+        kept = min(count, 250_000_000 + count * 6 // 100)
+        held = kept * (4 if device == "cpu" else 2)
+        held += int((count - kept) * QUANTISED_BYTES[quantisation])
+        waiting = held if device == "cpu" else count * 2
+    return Weights(held, waiting, PCIE_BANDWIDTH, options.gpu_layers)
+
+
+def open_model(path: Path, places: dict[str, Any], quantisation: str) -> tuple[Any, Any]:
+    """Tokenizer and model, its parts where `places` says.
+
+    Raises Refused where transformers cannot make sense of the folder.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # it would fill the worker's log
@@ -223,9 +266,9 @@ def open_model(path: Path, device: str, quantisation: str) -> tuple[Any, Any]:
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             path,
             use_safetensors=True,
-            device_map={"": device},
+            device_map=places,
             output_loading_info=True,
-            **weights(device, quantisation),
+            **weights(places, quantisation),
             **common,
         )
     except (ValueError, KeyError, ImportError, OSError, ArithmeticError, TypeError,
@@ -245,7 +288,7 @@ def open_model(path: Path, device: str, quantisation: str) -> tuple[Any, Any]:
     return tokenizer, model.eval()
 
 
-def weights(device: str, quantisation: str) -> dict[str, Any]:
+def weights(places: dict[str, Any], quantisation: str) -> dict[str, Any]:
     """What `from_pretrained` takes to keep the weights as `quantisation` says."""
     import torch
     import transformers
@@ -253,11 +296,15 @@ def weights(device: str, quantisation: str) -> dict[str, Any]:
     plain = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if quantisation in plain:
         return {"dtype": plain[quantisation]}
+    divided = "" not in places  # bitsandbytes then leaves what waits in RAM unquantised
     if quantisation == "int8":
         return {
             "dtype": torch.float16,  # what LLM.int8 computes with; it casts anything else each time
-            "quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True),
+            "quantization_config": transformers.BitsAndBytesConfig(
+                load_in_8bit=True, llm_int8_enable_fp32_cpu_offload=divided
+            ),
         }
+    device = places.get("", "cuda")
     has_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if has_bf16 else torch.float16 if device == "cuda" else torch.float32
     four_bits = transformers.BitsAndBytesConfig(
@@ -265,6 +312,7 @@ def weights(device: str, quantisation: str) -> dict[str, Any]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        llm_int8_enable_fp32_cpu_offload=divided,
     )
     return {"dtype": dtype, "quantization_config": four_bits}
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backends.base import Refused
+from backends.params import setting
 
 AUTOMATIC_CONTEXT = 8192  # tokens, at most, where the user asks for none: memory grows with it
 
@@ -18,6 +19,15 @@ def threads(asked: int = 0) -> int:
     busy processes on two cores fell from 80 tokens/s to between 3 and 37."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return asked or max(1, (own or 2) - 1)
+
+
+def context_length_setting() -> Any:
+    """The load option that every chat backend has."""
+    return setting(
+        0, "Context length", min=0, max=1_048_576, step=256, unit="tokens",
+        help="How much text the model sees at once; memory grows with it. "
+        f"0: automatic, up to {AUTOMATIC_CONTEXT}.",
+    )  # fmt: skip
 
 
 def context_length(asked: int, trained: int) -> int:

@@ -200,6 +200,12 @@ def split_name(tensor: str) -> tuple[str, re.Match[str] | None]:
     return tensor[: found.start()].removeprefix("base_model.model."), found
 
 
+def layer_and_kind(tensor: str) -> tuple[str, str]:
+    """The layer, and PEFT's own word for the tensor: `lora_A`, `lora_magnitude_vector`."""
+    layer, found = split_name(tensor)
+    return layer, found[0].removeprefix(".").partition(".")[0] if found else ""
+
+
 def _scale(name: str, config: dict[str, Any], layer: str, rank: int) -> float:
     """PEFT's own rule; a pattern is a layer's name or its end."""
     alpha = config.get("lora_alpha", 8)

@@ -36,6 +36,7 @@ class Facts:
     context_length: int
     chat_template: bool
     task: str  # the tab that it seems to be for, "" where that is not known
+    layers: int = 0  # 0 where it does not say
 
 
 def read_facts(path: Path) -> Facts:
@@ -76,6 +77,7 @@ def _of_gguf(path: Path) -> Facts:
         context_length=context if isinstance(context, int) else 0,
         chat_template=bool(first.values.get("tokenizer.chat_template")),
         task="" if not_chat else "chat",
+        layers=_count(first.of_architecture("block_count", 0)),
     )
 
 
@@ -92,6 +94,7 @@ def _of_folder(folder: Path) -> Facts:
         context_length=_context_length(config),
         chat_template=_has_chat_template(folder),
         task=_task(folder, architecture, config),
+        layers=_count(_text_config(config).get("num_hidden_layers")),
     )
 
 
@@ -107,6 +110,16 @@ def _context_length(config: dict[str, Any]) -> int:
             if isinstance(level.get(key), int):
                 return int(level[key])
     return 0
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The language model's part, where a model has others beside it."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _has_chat_template(folder: Path) -> bool:

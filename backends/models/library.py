@@ -42,6 +42,7 @@ class Listed:
     format: str = ""
     bytes: int = 0
     parameters: int = 0
+    layers: int = 0
     context_length: int = 0
     system: str = ""
     settings: dict[str, Any] = field(default_factory=dict)  # of a run, where the request is silent
@@ -286,8 +287,10 @@ def _from_row(row: Row) -> Listed | None:
         return None  # it is not on this machine
     facts, problem = _judgement(path, stamp(path))
     if origin(row.ref) != row.ref:  # made from another: only the format differs
-        parameters = facts.parameters if facts else 0
-        return replace(listed, format="safetensors", parameters=parameters, problem=problem)
+        parameters, layers = (facts.parameters, facts.layers) if facts else (0, 0)
+        return replace(
+            listed, format="safetensors", parameters=parameters, layers=layers, problem=problem
+        )
     return _with_facts(listed, facts, problem)
 
 
@@ -365,6 +368,7 @@ def _with_facts(listed: Listed, facts: Facts | None, problem: str) -> Listed:
         format=facts.format,
         bytes=facts.bytes,
         parameters=facts.parameters,
+        layers=facts.layers,
         context_length=facts.context_length or listed.context_length,
         problem=problem,
     )

@@ -23,6 +23,7 @@ import psutil
 
 from backends import BACKENDS
 from backends.base import Card, Refused
+from backends.card.offload import Size
 from backends.events import Done, Event, Failed, Notice, Progress
 from backends.runtime.child import Call, Child
 from backends.runtime.frames import RECYCLED
@@ -49,7 +50,7 @@ class Resident:
     options: dict[str, Any]
     label: str
     owner: str = ""  # the tab that asked for it
-    file_bytes: int = 0  # of the model on disk
+    size: Size = field(default_factory=lambda: Size(0))  # of the model on disk
     state: str = "loading"
     seconds: float = 0.0  # what the last load took
     failed: Failed | None = None

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from backends import BACKENDS
-from backends.base import Refused
+from backends.base import ModelRef, Refused
 from backends.card.gpu import Machine, Reading
 from backends.card.ledger import GB
 from backends.echo import Echo
 from backends.events import Done, Event, Failed, Text
+from backends.models.library import Listed
 from backends.runtime import supervisor as runtime
-from backends.runtime.supervisor import SPARE
-from webui.bench import Bench, Waiting
+from backends.runtime.supervisor import SPARE, Resident
+from webui.bench import Bench, Waiting, complete, size_of
 from webui.model_picker import first_choice
 
 
@@ -227,3 +228,48 @@ def test_the_driver_is_never_waited_for_in_the_event_loop(home: Path) -> None:
         assert threading.get_ident() not in machine.threads
 
     with_bench(home, body, machine=machine)
+
+
+class SmallReading(Reading):
+    @property
+    def has_gpu(self) -> bool:
+        return True
+
+    def free_bytes(self, device: str) -> int:
+        return 40 * GB if device == "cpu" else 11 * GB
+
+
+class SmallCard(Machine):
+    """A GPU with 12 GB, most of it free, in a computer with 48 GB."""
+
+    def read(self) -> Reading:
+        found = super().read()
+        return SmallReading(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+
+
+def test_what_does_not_fit_the_card_is_refused_with_the_way_that_it_does(home: Path) -> None:
+    async def body(bench: Bench) -> None:
+        model = Listed(
+            "big", "Big 13B", "chat", ModelRef("folder", "big"), "transformers",
+            bytes=26 * 10**9, parameters=13 * 10**9, layers=40,
+        )  # fmt: skip
+
+        def resident(**options: Any) -> Resident:
+            whole = complete("transformers", options)
+            return Resident("1", "transformers", "folder:big", whole, "Big", size=size_of(model))
+
+        async def refusal(**options: Any) -> str:
+            with pytest.raises(Refused) as refused:
+                async for _ in bench._make_room(resident(**options)):
+                    pass
+            return refused.value.hint
+
+        hint = await refusal(quantisation="bf16")
+        assert "it fits with 13 of its 40 layers on the GPU" in hint and "tokens/s" in hint
+        divided = resident(quantisation="bf16", gpu_layers=13)
+        assert [e async for e in bench._make_room(divided)] == []
+        assert "it fits with" not in await refusal(quantisation="fp32", gpu_layers=39, device="cpu")
+        nf4 = bench.predict(resident(), "cuda:0")
+        assert 8 * GB < nf4 < 11 * GB, "an NF4 load is judged by what it keeps, not by its file"
+
+    with_bench(home, body, machine=SmallCard())
