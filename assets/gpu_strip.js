@@ -45,7 +45,8 @@ const draw = (row, index) => {
   card.classList.toggle("lost", Boolean(row.error));
   card.setAttribute("aria-label", `${row.name}: ` + (row.error || `${text.busy} busy, ${row.kind} ${text.used} used. ${row.extra}`));
 };
-const show = ({ seq: newest, readings, residents = [], error = "" }) => {
+const show = ({ seq: newest, readings, residents = [], error = "", share = null }) => {
+  dispatchEvent(new CustomEvent("werkbank:share", { detail: share }));  // for the banner: one poll serves both
   seq = newest;
   silent = readings.length ? 0 : silent + 1;
   history = history.concat(readings);

@@ -21,6 +21,7 @@ from webui.chat.pair import begin_pair, open_pair
 from webui.chat.turns import Asked, Wish, begin
 from webui.chat.view import chatbot_value, deleted_line, meter, status_of
 from webui.conversation_panel import Panel, build_conversation_panel, selected
+from webui.demo.panel import build_share
 from webui.form import Form, build_form
 from webui.model_picker import Picker, build_model_picker, line, model_status, problem
 from webui.preset_picker import build_preset_picker
@@ -105,6 +106,7 @@ def build(bench: Bench) -> None:
                 )
                 presets.wire(form)
             compare.build_settings(picker.first)
+            build_share(bench, picker, form)
     current, tip, editing = (
         gr.Textbox(visible=False, elem_id=f"chat-{name}") for name in ("current", "tip", "editing")
     )

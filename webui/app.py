@@ -11,6 +11,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from webui.bench import Bench
+from webui.demo.panel import build_banner
 from webui.gpu_panel import build_gpu_strip
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -46,6 +47,7 @@ def build_page(bench: Bench, tabs: Sequence[Tab]) -> gr.Blocks:
         with gr.Row(elem_id="top"):
             gr.HTML(BRAND)
             build_gpu_strip()
+        build_banner()
         with gr.Tabs(elem_id="tabs"):
             for tab in tabs:
                 with gr.Tab(tab.TITLE, elem_id=f"tab-{tab.__name__.rpartition('.')[2]}"):  # type: ignore[attr-defined]

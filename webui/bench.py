@@ -28,6 +28,7 @@ from backends.runtime.child import Call, Child
 from backends.runtime.process import empty_temp
 from backends.runtime.supervisor import SPARE, Resident, Supervisor
 from webui.answers import Answers
+from webui.demo.share import Sharing
 from webui.gate import Gate
 from webui.gpu_panel import resident as resident_chip
 from webui.store import Store
@@ -89,6 +90,7 @@ class Bench:
         self.gate = Gate()
         self.store = Store(home / "werkbank.db")
         self.answers = Answers(self)
+        self.sharing = Sharing(self)
         self.loadings: dict[str, Loading] = {}  # by reference
 
     async def start(self) -> None:
@@ -97,10 +99,12 @@ class Bench:
             await asyncio.to_thread(self.store.settle)
         except Refused as refused:  # another program has the file: the page is there all the same
             self.store.database.notice = str(refused)
+        self.sharing.clean()
         self.sampler.start()
         await self.supervisor.start()
 
     async def stop(self) -> None:
+        await self.sharing.stop()
         await self.answers.stop_all()
         for loading in list(self.loadings.values()):
             loading.cancel()

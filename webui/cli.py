@@ -33,6 +33,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_port, metavar="P", help="the port (default: 7860, or the next free one)")
     _add_home(parser)
     add("--no-browser", action="store_true", help="do not open a browser")
+    add("--share", choices=("chat",), help="show a chat to others at once, needs --model")
+    add("--model", metavar="REF", help="the model to share, by its name, such as "
+        "smollm2-135m-instruct")  # fmt: skip
     door = parser.add_mutually_exclusive_group()
     door.add_argument(
         "--token", metavar="T",
@@ -50,6 +53,7 @@ def _run_serve(args: argparse.Namespace) -> int:
         tabs=lambda: importlib.import_module("tabs").TABS,
         host=args.host, port=args.port, home=args.home, browser=not args.no_browser,
         token=args.token or os.environ.get("WERKBANK_TOKEN"), no_token=args.no_token,
+        share=args.model if args.share else None,
     )  # fmt: skip
 
 
@@ -144,7 +148,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         return argparse.Namespace(command="test", pytest_args=argv[1:])  # pytest's own options
     if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         argv = ["serve", *argv]
-    return parser().parse_args(argv)
+    whole = parser()
+    args = whole.parse_args(argv)
+    if args.command == "serve" and bool(args.share) != bool(args.model):
+        whole.error("--share and --model go together. Give both, or neither.")
+    return args
 
 
 def absolute_paths(argv: list[str], folder: Path) -> list[str]:

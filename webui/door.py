@@ -56,10 +56,10 @@ class Door:
             return await self.app(scope, receive, send)
         answer = self.refuse(scope)
         if answer is None:
-            return await self.app(scope, receive, _with_headers(send))
+            return await self.app(scope, receive, with_headers(send))
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
-        await answer(scope, receive, _with_headers(send))
+        await answer(scope, receive, with_headers(send))
 
     def refuse(self, scope: Scope) -> Response | None:
         """None where the request may pass; otherwise what to answer instead."""
@@ -129,7 +129,9 @@ def host_name(header: str) -> str:
     return header.rpartition(":")[0].lower() if ":" in header else header.lower()
 
 
-def _with_headers(send: Send) -> Send:
+def with_headers(send: Send) -> Send:
+    """The same `send`, with the headers that every answer has."""
+
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message.get("headers", []), *HEADERS]

@@ -28,6 +28,8 @@ from backends.models import library
 from backends.runtime.process import lock_file
 from webui.api import build_api
 from webui.bench import Bench
+from webui.demo.offer import announce, offer_by_name
+from webui.demo.routes import build_share_routes
 from webui.door import TRUSTED, Door, keep_token, own_hosts
 from webui.downloads import build_downloads
 
@@ -44,17 +46,22 @@ def serve(
     browser: bool = True,
     token: str | None = None,
     no_token: bool = False,
+    share: str | None = None,
 ) -> int:
-    """Serve until Ctrl-C. Prints `Werkbank is at …` when the page answers. Returns an exit code."""
+    """Serve until Ctrl-C. Prints `Werkbank is at …` when the page answers. Returns an exit code.
+
+    `share` names a chat model that others may talk to from the start.
+    """
     try:
         home = settle_home(home)
         lock = lock_file(home / "server.lock")
         if lock is None:
-            return open_first(home, browser)
+            return open_first(home, browser) if share is None else cannot_share_twice(home)
         key = None if no_token else token or keep_token(home / "token")
         listener = bind(host, PORT if port is None else port)
         url = address(host, listener.getsockname()[1], key)
         bench = Bench(home)
+        offer = None if share is None else offer_by_name(bench, share)
     except (OSError, UnicodeDecodeError, Refused) as error:
         print(cannot_start(error, host), file=sys.stderr)
         return 1
@@ -62,18 +69,30 @@ def serve(
         if bench.store.notice:
             print(bench.store.notice, flush=True)
         app = build_server(bench, tabs, own_hosts(host), key)
+        told: list[asyncio.Task[None]] = []  # a task that nobody holds may vanish
 
         def ready() -> None:
             write_private(home / "server.json", json.dumps({"url": url, "pid": os.getpid()}))
             print(f"Werkbank is at {url}", flush=True)
             if browser:
                 webbrowser.open(url)
+            if offer:
+                bench.sharing.begin(offer)
+                told.append(asyncio.get_running_loop().create_task(announce(bench.sharing)))
 
         try:
             run(app, listener, ready)
         finally:
             (home / "server.json").unlink(missing_ok=True)
     return 0
+
+
+def cannot_share_twice(home: Path) -> int:
+    print(
+        f"Werkbank runs already and holds {home}. Use Share… on the Chat tab of its page.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def cannot_start(error: Exception, host: str) -> str:
@@ -121,6 +140,7 @@ def build_server(
     add_own_routes(server, bench)
     server.include_router(build_api(bench))
     server.include_router(build_downloads(bench))
+    server.include_router(build_share_routes(bench))
     server.add_exception_handler(Exception, unexpected)
     return page_app.mount_page(server, page_app.build_page(bench, tabs()))
 
@@ -133,8 +153,9 @@ def add_own_routes(server: FastAPI, bench: Bench) -> None:
 
     @server.get("/api/gpu")
     async def gpu(seq: int = 0) -> dict[str, Any]:
-        """Readings newer than `seq`, and who holds memory. Polled once a second by the strip."""
-        return {**bench.sampler.since(seq), "residents": bench.chips()}
+        """Readings newer than `seq`, who holds memory, what is shared. Polled by the strip."""
+        shared = bench.sharing.brief()
+        return {**bench.sampler.since(seq), "residents": bench.chips(), "share": shared}
 
 
 async def unexpected(request: Request, error: Exception) -> Response:

@@ -37,6 +37,9 @@ def test_serve_reads_its_options() -> None:
         (["--port", "65536"], "'65536' is no port."),
         (["--port", "-1"], "'-1' is no port."),
         (["--token", "a", "--no-token"], "not allowed with argument"),
+        (["--share", "chat"], "--share and --model go together. Give both, or neither."),
+        (["--model", "echo"], "--share and --model go together."),
+        (["--share", "models", "--model", "echo"], "invalid choice: 'models'"),
         (["--tok", "a"], "unrecognized arguments"),  # no abbreviations: they would become interface
         (["bench", "cooking"], "invalid choice: 'cooking'"),
         (["--home", ""], "'' is no folder. Name one, or leave it out."),
@@ -104,8 +107,10 @@ def test_serve_is_called_with_what_was_asked(
     assert callable(given.pop("tabs"))
     assert given == {
         "host": "127.0.0.1", "port": None, "home": tmp_path, "browser": False, "token": None,
-        "no_token": True,
+        "no_token": True, "share": None,
     }  # fmt: skip
+    assert cli.main(["--share", "chat", "--model", "folder:mine"]) == 7
+    assert given["share"] == "folder:mine"
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:

@@ -209,13 +209,17 @@ def test_a_folder_named_tmp_in_the_home_is_left_alone(tmp_path: Path) -> None:
     assert (home / "tmp" / "thesis.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("trouble", ["home is a file", "token is a folder", "host is not ours"])
+@pytest.mark.parametrize(
+    "trouble", ["home is a file", "token is a folder", "host is not ours", "no such model"]
+)
 def test_what_cannot_start_says_why_in_two_sentences(tmp_path: Path, trouble: str) -> None:
     home, more = tmp_path / "home", ["--port", "7990"]
     if trouble == "home is a file":
         home.write_text("x")
     elif trouble == "token is a folder":
         (home / "token").mkdir(parents=True)
+    elif trouble == "no such model":
+        more += ["--share", "chat", "--model", "no-such-model"]
     else:
         more += ["--host", "192.0.2.1"]
     done = subprocess.run(
