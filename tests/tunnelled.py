@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
 import sys
 from pathlib import Path
+
+import psutil
 
 STAND_IN = Path(__file__).parent / "webui" / "demo" / "frpc_stand_in.py"
 
@@ -35,3 +38,13 @@ def environment(hf_home: Path) -> dict[str, str]:
     return {"HF_HOME": str(hf_home), "GRADIO_SHARE_SERVER_ADDRESS": "127.0.0.1:7000"} | {
         k: v for k, v in os.environ.items() if k.startswith("WERKBANK_TEST_")
     }
+
+
+def stand_ins(of: int | None = None) -> list[psutil.Process]:
+    """The tunnels that a process (this one) has started and that still run."""
+    found = []
+    for child in psutil.Process(of).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "frpc_stand_in" in " ".join(child.cmdline()):
+                found.append(child)
+    return found

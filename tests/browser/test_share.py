@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.served import Served, serving
-from tests.tunnelled import environment, put_program, write_program
+from tests.tunnelled import environment, put_program, stand_ins, write_program
 
 pytestmark = [
     pytest.mark.browser,
@@ -25,6 +25,7 @@ pytestmark = [
 
 Open = Callable[..., Page]
 Picture = Callable[[Page, str], None]
+PASSPHRASE = "#share-passphrase input, #share-passphrase textarea"
 SIZES = {"wide": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
 
 
@@ -67,9 +68,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 def share(page: Page) -> tuple[str, str]:
     """Share as an owner does; the address and the passphrase from the banner."""
     page.locator("#share-open").click()
-    expect(page.locator("#share-passphrase input, #share-passphrase textarea")).to_have_value(
-        re.compile(r"^([a-z]+-){4}[a-z]+$")
-    )
+    expect(page.locator(PASSPHRASE)).to_have_value(re.compile(r"^([a-z]+-){4}[a-z]+$"))
     page.locator("#share-start").click()
     banner = page.locator("#share-banner")
     expect(banner.locator(".address a")).to_be_visible(timeout=60_000)
@@ -94,11 +93,6 @@ def say(page: Page, text: str) -> None:
     page.locator("#demo-send").click()
 
 
-def tunnels(process: psutil.Process) -> list[psutil.Process]:
-    return [p for p in process.children(recursive=True)
-            if "frpc_stand_in" in " ".join(p.cmdline())]  # fmt: skip
-
-
 def is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -110,8 +104,7 @@ def test_a_guest_asks_and_the_owner_stops(
 ) -> None:
     page = open_page(shop, color_scheme="dark")
     url, phrase = share(page)
-    server = psutil.Process(shop.process.pid)
-    [relay] = tunnels(server)
+    [relay] = stand_ins(shop.process.pid)
     inner = int(relay.cmdline()[relay.cmdline().index("-l") + 1])
     guest = visit(url, color_scheme="light")
     expect(guest.get_by_label("Passphrase")).to_be_focused()
@@ -168,25 +161,26 @@ def test_every_size_and_colour(
     end(shop)
 
 
-@pytest.mark.model
-def test_a_used_up_quota_is_said_and_stop_stops(
+def test_a_used_up_quota_is_said(
     shop: Served, open_page: Open, visit: Open, picture: Picture
 ) -> None:
     page = open_page(shop)
+    page.locator("#chat-model input").click()
+    page.get_by_role("option", name="Echo").click()
     url, phrase = share(page)
     guest = visit(url)
     enter(guest, phrase)
     guest.locator("#demo-box").wait_for()
     for number in range(20):
-        say(guest, f"Count from {number} to one thousand, slowly.")
+        say(guest, f"This is number {number}.")
         expect(guest.locator("#demo-left")).to_contain_text(f"{19 - number} of 20", timeout=20_000)
-        expect(guest.locator("#demo-stop")).to_be_visible()
-        guest.locator("#demo-stop").click()
+        expect(guest.locator("#demo-log .bot").last).to_contain_text(f"number {number}.")
         expect(guest.locator("#demo-send")).to_be_visible()
     say(guest, "One more?")
     expect(guest.locator("#demo-status")).to_contain_text(
         "You have used all 20 messages of this demo. Ask its owner if you would like more."
     )
+    expect(guest.locator("#demo-box textarea")).to_have_value("One more?")
     picture(guest, "share-quota")
     expect(page.locator("#share-banner .count")).to_contain_text("20 messages")
     end(shop)
@@ -210,6 +204,10 @@ def test_the_owner_goes_first_and_the_guest_sees_the_position(
     expect(guest.locator("#demo-status")).to_contain_text("Busy: position 1", timeout=5000)
     page.locator("#chat-stop").click()
     expect(guest.locator("#demo-log .bot").last).to_contain_text("Paris", timeout=60_000)
+    say(guest, "Count to one thousand, slowly.")
+    guest.locator("#demo-stop").click()
+    expect(guest.locator("#demo-send")).to_be_visible()
+    expect(guest.locator("#demo-log .user").last).to_contain_text("slowly")
     end(shop)
 
 
@@ -220,9 +218,7 @@ def test_a_tunnel_that_cannot_be_made_or_breaks_is_told(
     banner = page.locator("#share-banner")
     write_program(program, "refused")
     page.locator("#share-open").click()
-    page.wait_for_function(
-        "document.querySelector('#share-passphrase input, #share-passphrase textarea').value"
-    )
+    expect(page.locator(PASSPHRASE)).to_have_value(re.compile("-"))
     page.locator("#share-start").click()
     for place in (page.locator("#share-status"), banner.locator(".said")):
         expect(place).to_contain_text("The share server refused the tunnel", timeout=60_000)
@@ -235,7 +231,7 @@ def test_a_tunnel_that_cannot_be_made_or_breaks_is_told(
     write_program(program)
     banner.get_by_role("button", name="Try again").click()
     expect(banner.locator(".address a")).to_be_visible(timeout=20_000)
-    [relay] = tunnels(psutil.Process(shop.process.pid))
+    [relay] = stand_ins(shop.process.pid)
     relay.kill()
     expect(banner.locator(".said")).to_contain_text("The tunnel has broken", timeout=5000)
     expect(banner.get_by_role("button", name="Share on the local network")).to_be_visible()
@@ -255,7 +251,7 @@ def test_from_the_command_line_until_a_kill(tmp_path: Path, visit: Open) -> None
             enter(guest, phrase)
             say(guest, "hello there")
             expect(guest.locator("#demo-log .bot").last).to_contain_text("hello there")
-            [relay] = tunnels(psutil.Process(served.process.pid))
+            [relay] = stand_ins(served.process.pid)
             os.kill(served.process.pid, 9)
             started = time.monotonic()
             while relay.is_running() and relay.status() != psutil.STATUS_ZOMBIE:

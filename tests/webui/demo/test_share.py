@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,8 +16,8 @@ import psutil
 import pytest
 
 from backends.base import Refused
+from tests.tunnelled import stand_ins
 from tests.webui.demo.conftest import PHRASE
-from tests.webui.demo.test_tunnel import stand_ins
 from webui.bench import Bench
 from webui.demo.quota import Visitor
 from webui.demo.share import Sharing
@@ -141,8 +140,8 @@ def test_a_dead_tunnel_is_told_and_can_be_made_again(
             sharing.begin(offer())
             assert await settle(sharing) == "on"
             first = sharing.full()["url"]
-            for pid in stand_ins():
-                os.kill(pid, 9)
+            for relay in stand_ins():
+                relay.kill()
             await until(sharing, "failed")
             told = sharing.full()
             assert "tunnel has broken" in told["problem"] and "exit code -9" in told["detail"]

@@ -16,6 +16,7 @@ import pytest
 from gradio import networking, tunneling
 
 from backends.base import Refused
+from tests.tunnelled import stand_ins
 from webui.demo import tunnel
 from webui.demo.tunnel import end_stale, open_tunnel
 
@@ -188,9 +189,3 @@ def test_a_stale_tunnel_is_ended_and_a_stranger_is_not(home: Path) -> None:
     finally:
         if child.is_running():
             child.kill()
-
-
-def stand_ins() -> list[int]:
-    """Processes of the stand-in that this test has left."""
-    return [p.pid for p in psutil.Process().children(recursive=True)
-            if "frpc_stand_in" in " ".join(p.cmdline())]  # fmt: skip
