@@ -37,7 +37,8 @@ def echo(bench: Bench, **settings: Any) -> Asked:
 async def ended(*answers: Answer | None) -> None:
     for answer in answers:
         assert answer and answer.task
-        await asyncio.wait_for(asyncio.shield(answer.task), 20)
+        done, _ = await asyncio.wait({answer.task}, timeout=20)
+        assert done
 
 
 async def said(bench: Bench, text: str, conversation: str = "", behind: str = "") -> Answer:
