@@ -65,11 +65,11 @@ def add_routes(app: FastAPI, bench: Bench, updates: list[Update]) -> None:
         bench.store.add_message(made, "user", TEXT)
         return {"id": made}
 
-    async def start(id: str, words: int, pace: float) -> dict[str, Any]:
+    async def start(id: str, words: int, pace: float, text: str = TEXT) -> dict[str, Any]:
         updates.clear()
         message = bench.store.add_message(id, "assistant", "", state="streaming", model="echo")
         params = {
-            "messages": [{"role": "user", "content": TEXT}],
+            "messages": [{"role": "user", "content": text}],
             "words": words,
             "words_per_second": pace,
         }

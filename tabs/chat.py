@@ -335,7 +335,7 @@ class Chat:
             return
         answer, told = begun.answers[0], ""
         shown = shown_of(self.bench, begun.conversation, self.key)
-        async for _ in watch(answer):
+        async for _ in answer.watch():
             now: dict[Any, Any] = {parts.log: chatbot_value(shown, answer)}
             if status_of(answer) != told:
                 told = status_of(answer)
