@@ -1,9 +1,9 @@
 """Special tokens in what people write: "<|im_end|>" in a message is eight characters, not an end.
 
 A tokenizer reads such a token wherever its name stands in the text. So the name is cut in two after
-its first character, and the two sides are tokenised apart: the model reads exactly what was
-written, and the count of tokens is that of what it read. A text without such names is tokenised
-whole, as ever.
+its first character, and the two sides are tokenised apart: the model reads what was written, and
+the count of tokens is that of what it read. (A tokenizer that opens every text with a space puts
+one at the cut.) A text without such names is tokenised whole, as ever.
 """
 
 from __future__ import annotations

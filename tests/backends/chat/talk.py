@@ -199,6 +199,10 @@ def check_logprobs(backend: Backend) -> None:
     first = items(other, "logprobs")[0][0]
     assert first["token"] == "La" and [t["token"] for t in first["top"]] == ["The", "La"]
     assert first["top"][0]["logprob"] == pytest.approx(told[0]["logprob"], abs=0.01)
+    hard = events(backend, REPEAT, temperature=0, max_new_tokens=30, top_logprobs=1)
+    told_of = [entry for data in items(hard, "logprobs") for entry in data]
+    said = "".join(e.delta for e in hard if isinstance(e, Text))
+    assert b"".join(bytes(t["bytes"]) for t in told_of).decode() == said and "🎉" in said
     only = events(backend, CAPITAL, temperature=0, top_logprobs=0)
     assert items(only, "logprobs")[0][0]["top"] == []
     stopped = events(backend, CAPITAL, temperature=0, top_logprobs=1, stop=(" of France",))

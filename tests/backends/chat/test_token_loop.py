@@ -182,6 +182,19 @@ def test_used_tokens_become_less_likely() -> None:
     assert [sampler.draw(torch.tensor(SCORES)) for _ in range(3)] == [0, 1, 0]
 
 
+def test_penalties_grow_with_use_or_are_taken_once() -> None:
+    greedy = {**OPEN, "temperature": 0}
+    often = Sampler("cpu", params(**greedy, frequency_penalty=0.6), 1, [0])
+    assert [often.draw(torch.tensor(SCORES)) for _ in range(4)] == [0, 1, 0, 1]
+    once = Sampler("cpu", params(**greedy, presence_penalty=1.5), 1, [0, 0, 0, 0])
+    assert [once.draw(torch.tensor(SCORES)) for _ in range(3)] == [1, 0, 0]
+
+
+def test_a_bias_is_added_to_a_score() -> None:
+    assert drawn(**{**OPEN, "temperature": 0}, times=1, logit_bias={"4": 4.5, "99": 1.0}) == {4}
+    assert 0 not in drawn(**OPEN, logit_bias={"0": -100})
+
+
 def shares(draws: Iterator[int], count: int) -> list[float]:
     tokens = list(itertools.islice(draws, count))
     return [tokens.count(i) / count for i in range(len(SCORES))]
