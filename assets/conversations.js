@@ -7,7 +7,7 @@ menu.setAttribute('aria-label', 'Conversation');
 menu.innerHTML = `<form><input aria-label="Title" maxlength="80"><button>Rename</button></form>
   <button data-act="pin"></button><a data-kind="md" download>Save as Markdown</a>
   <a data-kind="json" download>Save as JSON</a><button data-act="delete">Delete</button>`;
-element.parentElement.append(menu);
+(element.closest('.gradio-container') ?? document.body).append(menu);
 const part = (query) => menu.querySelector(query);
 let id = '', opened = false;
 const rowOf = () => [...element.querySelectorAll('[data-row]')].find((row) => row.dataset.row === id);

@@ -29,6 +29,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"
 LISTED = 60  # conversations, and again as many with each "Show more"
 PACE = 0.1  # seconds between two looks at an import or export
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+TOUCH = "() => String(performance.timeOrigin + performance.now())"
 UNDO = """
 let timer = 0, fetched = '';
 element.addEventListener('click', (event) => {
@@ -76,35 +77,35 @@ class Panel:
     ) -> None:
         """`current` holds the id of the open conversation. `stop(id)` ends what is written in one,
         before it is deleted; `leave`, with `outputs`, opens none where the open one went."""
-        seen, shown = [self.search, self.limit, current], [self.list, self.said, self.left]
+        seen = [self.search, self.limit, current]
 
-        async def act(
-            event: gr.EventData, search: str, limit: int, current: str
-        ) -> tuple[Any, Any, Any]:
+        async def act(event: gr.EventData, current: str) -> tuple[Any, Any, Any]:
             asked = event._data or {}
             name, id = str(asked.get("act", "")), str(asked.get("id", ""))
+            title = str(asked.get("title", ""))
             if name == "delete":
                 await stop(id)
             try:
-                said = await asyncio.to_thread(
-                    self.act, name, id, title=str(asked.get("title", ""))
-                )
+                said = await asyncio.to_thread(self.act, name, id, title=title)
             except Refused as refused:
                 said = problem(str(refused), refused.detail)
-            listed = await asyncio.to_thread(self.listed, search, limit, current)
             gone = name == "delete" and id == current
-            return listed, said, self.touch() if gone else gr.skip()
+            return said, self.touch(), self.touch() if gone else gr.skip()
 
-        def further(search: str, limit: int, current: str) -> tuple[str, int]:
-            return self.listed(search, limit + LISTED, current), limit + LISTED
-
-        now: dict[str, Any] = {"queue": False, "trigger_mode": "always_last", **QUIET}
-        for changes in (self.stamp.change, self.search.change):
-            changes(self.listed, seen, self.list, **now)
+        now: dict[str, Any] = {"queue": False, **QUIET}
+        # One handler alone draws the list, one call at a time and the last one wins: else an older
+        # look at the store could come later than a newer one.
+        self.stamp.change(self.listed, seen, self.list, trigger_mode="always_last", **now)
+        self.search.change(None, None, self.stamp, js=TOUCH)
         for component in (self.list, self.said):
-            component.act(act, seen, shown, queue=False, trigger_mode="multiple", **QUIET)
-        self.list.further(further, seen, [self.list, self.limit], **now)
-        self.left.change(leave, None, outputs, queue=False, **QUIET)
+            component.act(
+                act, current, [self.said, self.stamp, self.left], trigger_mode="multiple", **now
+            )
+        self.list.further(
+            lambda limit: (limit + LISTED, self.touch()), self.limit, [self.limit, self.stamp],
+            **now,
+        )  # fmt: skip
+        self.left.change(leave, None, outputs, **now)
         busy = [self.said, self.cancel, self.stamp]
         self.bring.upload(self.bring_in, self.bring, [*busy, self.bring], **QUIET)
         self.save.click(self.save_all, None, busy, **QUIET)
