@@ -85,7 +85,7 @@ def by_the_library(backend: LlamaCpp, socket: Path, files: list[Path], scales: l
     from backends.chat.llama_cpp import request_of
 
     params = talk.ask(talk.STORY, **SEEDED)
-    request = request_of(backend.prompt_of(params.conversation()), params, 3, 8192)
+    request = request_of(backend.prompt_of(params.conversation(), params), params, 3, 8192)
     told = json.dumps([str(library.locate(STARTER)), [str(f) for f in files], scales, request])
     out = subprocess.run([sys.executable, "-c", LIBRARY, told, str(socket)], capture_output=True)
     assert out.returncode == 0, out.stderr.decode()[-2000:]
