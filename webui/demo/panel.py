@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,17 @@ def build_banner() -> gr.HTML:
     )
 
 
-def build_share(bench: Bench, picker: Picker, form: Form) -> None:
+def build_share(
+    bench: Bench,
+    picker: Picker,
+    form: Form,
+    inputs: Sequence[Any] = (),
+    read: Callable[..., dict[str, Any]] = lambda *values: {},
+) -> None:
     """The button "Share…", where the settings end. What is shared is what they show at the start.
 
-    `form` reads to the settings of an answer; every value of it goes to the demo as it is.
+    inputs, read: further components and how their values become settings of an answer, such as
+        the attached adapters; read may raise Refused or ValueError
     """
     button = gr.Button("Share…", size="sm", elem_id="share-open")
     with gr.Group(visible=False, elem_id="share-dialog", elem_classes="panel") as dialog:
@@ -79,7 +86,8 @@ def build_share(bench: Bench, picker: Picker, form: Form) -> None:
         count = len(picker.inputs)
         try:
             listed, options = picker.chosen(values[:count])
-            settings = form.read(values[count:])
+            own, more = values[count : count + len(form.names)], values[count + len(form.names) :]
+            settings = {**form.read(own), **read(*more)}
             offer = make_offer(
                 listed, options, settings, phrase=phrase, seconds=int(span), where=way
             )
@@ -97,7 +105,7 @@ def build_share(bench: Bench, picker: Picker, form: Form) -> None:
     close.click(lambda: gr.Group(visible=False), None, dialog, queue=False, **quiet)
     where.change(lambda way: line(HOW[way], "note"), where, how, queue=False, **quiet)
     start.click(
-        begin, [passphrase, seconds, where, *picker.inputs, *form.components],
+        begin, [passphrase, seconds, where, *picker.inputs, *form.components, *inputs],
         [status, dialog, picker.status], **quiet,
     )  # fmt: skip
 

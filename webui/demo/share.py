@@ -131,6 +131,8 @@ class Sharing:
         server, page = build_server(self.bench, demo)
         async with contextlib.AsyncExitStack() as open_now:
             open_now.callback(page._queue.close)
+            # FastAPI's caches keep the app, for about 4 MB; what was said there must not stay too.
+            open_now.callback(demo.visitors.known.clear)
             await open_now.enter_async_context(serving(server, listener))
             tunnel = None
             if local:

@@ -139,6 +139,8 @@ def _take(answer: Answer, event: Any) -> None:
         logging.getLogger(__name__).warning("an answer of a demo failed: %s", event)
     elif isinstance(event, Done):
         answer.state = "stopped" if event.cancelled else "done"
+        if event.usage.get("dropped_messages"):
+            answer.note = "The chat has grown long: the model no longer sees its beginning."
         if event.usage.get("finish_reason") == "length":
             answer.note = "Cut off here: answers of this demo have a limit."
     elif position := getattr(event, "position", 0):

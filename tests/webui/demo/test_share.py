@@ -228,7 +228,9 @@ def test_what_a_visitor_may_say(bench: Bench, offer: Make, tunnel_program: Put) 
 
     async def life() -> None:
         async with started(bench) as sharing:
-            sharing.begin(offer(messages=3, characters=40, history=30, tokens=8))
+            adapters = [{"ref": "folder:mine", "weight": 0.5}]
+            own = {"system": "Be brief.", "temperature": 0.0, "adapters": adapters}
+            sharing.begin(offer(own, messages=3, characters=40, history=30, tokens=8))
             assert await settle(sharing) == "on"
             demo = sharing.demo
             assert demo and (visitor := demo.visitors.enter())
@@ -244,7 +246,8 @@ def test_what_a_visitor_may_say(bench: Bench, offer: Make, tunnel_program: Put) 
             stop(running)
             await asyncio.wait({running.task})  # type: ignore[arg-type]
             settings = parameters(demo, visitor)
-            assert settings["max_new_tokens"] == 8 and settings["temperature"] == 0.0
+            assert settings["max_new_tokens"] == 8
+            assert {name: settings[name] for name in own} == own  # as the owner had it, adapter too
             assert settings["messages"][-1]["role"] == "user"
             assert sum(len(m["content"]) for m in settings["messages"][:-1]) <= 30
             await answered(bench, visitor, "the last one")
@@ -258,6 +261,8 @@ def test_what_a_visitor_may_say(bench: Bench, offer: Make, tunnel_program: Put) 
                 ask(bench, demo, other, "hello")
             assert bench.resident_of(demo.offer.listed) is None and other.used == 0
             assert bench.store.conversations(10) == []
+            await sharing.stop()
+            assert not demo.visitors.known  # nothing of what was said stays in memory
 
     asyncio.run(life())
 
