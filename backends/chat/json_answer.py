@@ -50,6 +50,44 @@ def with_style(schema: dict[str, Any]) -> dict[str, Any]:
     return styled
 
 
+def went_astray(detail: str) -> Refused:
+    return Refused(
+        "The JSON answer could not be written by its schema.", "Make the schema simpler.", detail
+    )
+
+
+class Bytes:
+    """The vocabulary of `Watch`: the 256 bytes and an end, in the form that llguidance asks for."""
+
+    eos_token_id, bos_token_id, special_token_ids = 256, None, (256,)
+    tokens = (*(bytes([i]) for i in range(256)), b"<end>")
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
+
+
+class Watch:
+    """Reads along while llama.cpp writes: where it gives a schema up, it says so only in its log.
+
+    Some schemas get too complex only as they are followed (an object of 3,000 properties does).
+    """
+
+    def __init__(self, schema: dict[str, Any] | None) -> None:
+        """`schema` as `with_style` gave it; without one everything fits."""
+        self.matcher: Any = None
+        if schema is not None:
+            from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+            self.matcher = LLMatcher(LLTokenizer(TokenizerWrapper(Bytes())), grammar, log_level=0)
+
+    def take(self, text: str) -> None:
+        """The next piece of the answer. Raises Refused where it fits no longer."""
+        data = list(text.encode())
+        if self.matcher and self.matcher.try_consume_tokens(data) < len(data):
+            raise went_astray(self.matcher.get_error())
+
+
 class Vocabulary:
     """A transformers tokenizer as llguidance reads it: made once (0.3 s for 50,000 tokens)."""
 
@@ -96,8 +134,4 @@ class JsonAnswer:
     def take(self, token: int) -> None:
         """The token that was drawn. Raises Refused where the answer can go no further."""
         if not self.matcher.consume_token(token):
-            raise Refused(
-                "The JSON answer could not be written by its schema.",
-                "Make the schema simpler.",
-                self.matcher.get_error(),
-            )
+            raise went_astray(self.matcher.get_error())

@@ -20,7 +20,7 @@ from typing import Any
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.card.offload import Weights
 from backends.chat import logprobs, tool_calls, usage
-from backends.chat.json_answer import schema_of
+from backends.chat.json_answer import Watch, schema_of
 from backends.chat.llama_adapters import LlamaServer
 from backends.chat.params import ChatParams
 from backends.chat.special_tokens import SpecialTokens, pieces
@@ -115,6 +115,7 @@ class LlamaCpp(Backend):
         prompt, last = self.prompt_of(window.turns, params), Chunk()
         speech, told = tool_calls.of(params), list[logprobs.Entry]()
         request = request_of(prompt, params, meter.seed, self.context_length) | applied
+        watch = Watch(request.get("json_schema"))
         with closing(Completion(self.server, request, self.cancelled)) as completion:
             for chunk in completion:
                 if "error" in chunk:
@@ -127,6 +128,7 @@ class LlamaCpp(Backend):
                 told += logprobs.of_chunk(choice, params.top_logprobs)
                 if choice["text"]:
                     meter.token()
+                    watch.take(choice["text"])
                     yield from [*logprobs.items(told), *speech.push(choice["text"])]
         yield from speech.end()
         yield self._done(meter, last, window.dropped, speech)

@@ -184,6 +184,10 @@ def check_json(backend: Backend) -> None:
     assert cut.startswith("{") and done.usage["finish_reason"] == "length"
     with pytest.raises(Refused, match="cannot be followed: Invalid type: banana"):
         events(backend, "Describe Bob.", json_schema={"type": "banana"})
+    # Too complex only once it is followed: llama.cpp then goes on without it, and says nothing.
+    many = {"type": "object", "properties": {f"k{i}": {"type": "string"} for i in range(3000)}}
+    with pytest.raises(Refused, match="could not be written by its schema. Make the schema"):
+        events(backend, "Describe Bob.", json_schema=many, max_new_tokens=5, temperature=0)
     assert "Paris" in answer(backend, CAPITAL, temperature=0)[0]  # the next one is free again
 
 
