@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +21,7 @@ from backends.base import Refused
 from tests.tunnelled import stand_ins
 from tests.webui.demo.conftest import PHRASE
 from webui.bench import Bench
+from webui.demo.network import lan_address
 from webui.demo.quota import Visitor
 from webui.demo.share import Sharing
 from webui.demo.state import Offer
@@ -283,3 +286,56 @@ def test_an_answer_that_nobody_watches_is_stopped(
             assert answer.state == "stopped" and visitor.turns[0][1].startswith("hello hello")
 
     asyncio.run(life())
+
+
+def test_the_owner_overtakes_a_waiting_guest(
+    bench: Bench, offer: Make, tunnel_program: Put
+) -> None:
+    tunnel_program("")
+    ended: list[str] = []
+
+    async def owner(name: str, visitor: str) -> None:
+        listed = bench.find("echo")
+        params = {"words": 20, "words_per_second": 20.0}
+        messages = {"messages": [{"role": "user", "content": name}]}
+        async for _ in bench.generate(listed, params | messages, visitor):
+            pass
+        ended.append(name)
+
+    async def life() -> None:
+        async with started(bench) as sharing:
+            sharing.begin(offer())
+            assert await settle(sharing) == "on"
+            assert sharing.demo and (visitor := sharing.demo.visitors.enter())
+            first = asyncio.create_task(owner("first", "page:1"))
+            await asyncio.sleep(0.3)
+            guest = asyncio.create_task(answered(bench, visitor, "a guest"))
+            await asyncio.sleep(0.2)
+            assert visitor.answer and visitor.answer.status == "Busy: position 1"
+            second = asyncio.create_task(owner("second", "page:1"))
+            await asyncio.sleep(0.2)
+            assert visitor.answer.status == "Busy: position 2"
+            await asyncio.gather(first, second)
+            assert "guest" not in visitor.answer.text
+            assert (await guest).state == "done" and ended == ["first", "second"]
+
+    asyncio.run(life())
+
+
+def test_a_start_ends_the_tunnel_that_a_killed_page_has_left(bench: Bench) -> None:
+    relay = psutil.Popen(["sleep", "60"])
+    note = {"pid": relay.pid, "began": relay.create_time()}
+    (bench.home / "tunnel.json").write_text(json.dumps(note))
+
+    async def life() -> None:
+        await bench.start()
+        await bench.stop()
+
+    asyncio.run(life())
+    assert relay.wait(5) is not None
+
+
+def test_the_local_network_never_means_every_network() -> None:
+    with contextlib.suppress(Refused):
+        address = ipaddress.ip_address(lan_address())
+        assert not address.is_loopback and not address.is_unspecified
