@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -241,3 +242,12 @@ def test_odd_numbers_and_nothing_where_a_time_belongs_do_no_harm(store, tmp_path
     made = store.conversations()
     assert len(made) == 7
     assert all(store.messages(c.id)[0].created > 1e9 for c in made)
+
+
+def test_the_example_in_the_docs_comes_in(store, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "conversation-files.md").read_text("utf-8")
+    document = text.partition("```json\n")[2].partition("```")[0]
+    assert bring(store, write(tmp_path, document)).problems == []
+    [made] = store.conversations()
+    assert [m.text for m in store.messages(made.id)][1:] == ["Paris."]
+    assert [m.vote for m in store.siblings(store.messages(made.id)[1].id)] == [-1, 0]
