@@ -247,7 +247,7 @@ class Store:
             ORDER BY position""",
             _number(message),
         )
-        return [message_of(row) for row in rows]
+        return [self._as_it_is(message_of(row)) for row in rows]
 
     def add_message(
         self,
@@ -327,7 +327,7 @@ class Store:
             AND +b.parent IS a.parent WHERE a.id = ? AND b.deleted IS NULL ORDER BY b.id""",
             _number(message),
         )
-        return [message_of(row) for row in rows]
+        return [self._as_it_is(message_of(row)) for row in rows]
 
     def children(self, conversation: str) -> dict[str, list[str]]:
         """Every branching of a conversation: the ids behind each parent ("": the first ones)."""

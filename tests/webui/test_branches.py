@@ -58,10 +58,15 @@ def test_siblings_are_those_behind_the_same_parent_of_the_same_conversation(stor
     second = store.add_message(made, "assistant", "Paris.", parent=asked.id)
     below = store.add_message(made, "user", "Thanks")
     assert [m.id for m in store.siblings(asked.id)] == [asked.id]
+    cousin = store.add_message(
+        made, "assistant", "of Spain", parent=store.edit(asked.id, "Spain?").id
+    )
+    assert cousin.position == second.position
     assert [m.id for m in store.siblings(second.id)] == [answered.id, second.id]
     assert store.siblings("999") == store.siblings("x") == []
     assert store.children(made) == {
-        "": [asked.id], asked.id: [answered.id, second.id], second.id: [below.id],
+        "": [asked.id, cousin.parent], asked.id: [answered.id, second.id], second.id: [below.id],
+        cousin.parent: [cousin.id],
     }  # fmt: skip
 
 

@@ -281,6 +281,19 @@ def test_an_end_that_cannot_be_saved_is_shown_and_saved_later(store, monkeypatch
     assert (store.messages(made)[0].note, threading.active_count()) == ("so", 1)
 
 
+def test_an_end_that_waits_to_be_saved_does_not_cover_a_newer_one(store, monkeypatch):
+    monkeypatch.setattr("webui.store.RETRY", 0.3)
+    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    made = store.new_conversation("a").id
+    message = store.add_message(made, "assistant", "", state="streaming")
+    with held(store.database.path):
+        assert store.finish_message(message.id, "older", "stopped")
+    assert store.finish_message(message.id, "newer", "done") == ""
+    assert texts(store, made) == ["newer"]
+    time.sleep(0.5)
+    assert texts(store, made) == ["newer"]
+
+
 def test_an_end_that_could_not_be_saved_is_tried_again_when_the_page_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("webui.database.PATIENCE", 0.05)
     path = tmp_path / "werkbank.db"
