@@ -239,7 +239,7 @@ class Answers:
                     problem,
                     await asyncio.to_thread(self.bench.store.append_text, answer.message, saved),
                 )
-                if problem or answer.note == before:
+                if problem or (before and answer.note == before):
                     answer.note = problem
                     answer.bump()
             if not answer.watchers and time.monotonic() - answer.alone_since > ALONE:

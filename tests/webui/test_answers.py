@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from contextlib import aclosing
+from pathlib import Path
+from typing import Any
 
 from webui.answers import PACE, Answer
+from webui.bench import Bench
 
 
 def test_an_answer_that_grows_all_the_time_is_shown_no_more_often_than_the_pace() -> None:
@@ -44,3 +49,39 @@ def test_the_last_words_are_shown_before_the_watching_ends() -> None:
         return text
 
     assert asyncio.run(asyncio.wait_for(last_seen(), 5)) == "all of it"
+
+
+def test_another_programs_lock_neither_stops_the_loop_nor_the_answer(tmp_path: Path) -> None:
+    async def lags_and_notes() -> tuple[float, set[str], str, list[Any]]:
+        bench = Bench(tmp_path, spare=False)
+        await bench.start()
+        made = bench.store.new_conversation("t").id
+        message = bench.store.add_message(made, "assistant", "", state="streaming")
+        params = {"messages": [{"role": "user", "content": "x"}], "words": 60,
+                  "words_per_second": 20}  # fmt: skip
+        answer = bench.answers.start(made, message.id, bench.find("echo"), params)
+        answer.watchers += 1
+        while not answer.text:
+            await asyncio.sleep(0.02)
+        other = sqlite3.connect(tmp_path / "werkbank.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        worst, notes, before = 0.0, set(), time.monotonic()
+        while not answer.over:
+            await asyncio.sleep(0.02)
+            worst, before = max(worst, time.monotonic() - before), time.monotonic()
+            notes.add(answer.note)
+        [shown] = bench.store.messages(made)
+        other.execute("ROLLBACK")
+        other.close()
+        deadline = time.monotonic() + 10
+        saved = "SELECT text, state FROM messages"
+        while bench.store.database.read(saved)[0][1] != "done" and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
+        rows = bench.store.database.read(saved)
+        await bench.stop()
+        return worst, notes, shown.text, rows
+
+    worst, notes, shown, rows = asyncio.run(lags_and_notes())
+    assert worst < 1.0  # not the five seconds that a thread waits
+    assert any("Another program holds the file" in note for note in notes)
+    assert len(shown.split()) >= 60 and rows == [(shown, "done")]
