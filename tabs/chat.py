@@ -11,6 +11,7 @@ import gradio as gr
 from backends.base import Refused
 from backends.chat.params import ChatParams
 from backends.models.library import Listed
+from webui.adapter_picker import with_adapters
 from webui.answers import Answer, watch
 from webui.bench import Bench
 from webui.chat.attach import Attach, build_attach
@@ -105,6 +106,7 @@ def build(bench: Bench) -> None:
                     ChatParams, prefix="chat", values=first.settings if first else None
                 )
                 presets.wire(form)
+                form = with_adapters(form, prefix="chat", folder=bench.home / "models")
             compare.build_settings(picker.first)
             build_share(bench, picker, form)
     current, tip, editing = (

@@ -11,6 +11,7 @@ import gradio as gr
 
 from backends.chat.params import ChatParams
 from backends.models.library import Listed
+from webui.adapter_picker import with_adapters
 from webui.answers import Answer
 from webui.bench import Bench
 from webui.chat.pair import Pair, Vote, decide, open_pair
@@ -66,6 +67,9 @@ class Compare:
                 ChatParams, prefix="chat-right", values=first.settings if first else None,
                 skip=[f for f in ChatParams.__dataclass_fields__ if f not in OWN],
             )  # fmt: skip
+            self.form = with_adapters(
+                self.form, prefix="chat-right", folder=self.bench.home / "models"
+            )
 
     @property
     def inputs(self) -> list[Any]:

@@ -1,0 +1,129 @@
+"""Which adapters an answer uses, each with its weight: a fold beside a chat's settings.
+
+`with_adapters(form)` gives a form that has them, too: what reads, fills or sends the form does not
+need to know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gradio as gr
+
+from backends.chat.params import AdapterUse
+from backends.models.adapters import ListedAdapter, list_adapters
+from webui.form import Form
+from webui.model_picker import gigabytes, line, problem
+
+SLOTS = 4  # adapters at once on the page; the backends take more
+NONE = ("none", "")
+HELP = (
+    "An adapter (LoRA) changes how the model answers. Put a PEFT folder or a GGUF file into "
+    "{folder}."
+)
+
+
+@dataclass(frozen=True)
+class FormWithAdapters(Form):
+    """A chat's form. The last components are pairs of adapter and weight."""
+
+    def read(self, values: Sequence[Any]) -> dict[str, Any]:
+        own = len(self.names) - 2 * SLOTS
+        plain = Form(self.cls, self.names[:own], self.components[:own]).read(values[:own])
+        return {**plain, "adapters": list(_used(values[own:]))}
+
+    def fill(self, saved: dict[str, Any]) -> list[Any]:
+        own = len(self.names) - 2 * SLOTS
+        plain = Form(self.cls, self.names[:own], self.components[:own]).fill(saved)
+        return [*plain, *_filled(saved.get("adapters") or [])]
+
+
+def with_adapters(form: Form, *, prefix: str, folder: Any) -> FormWithAdapters:
+    """Place the fold and return `form` with it. `folder` is where adapters are put, as shown."""
+    bounds = {f.name: f.metadata for f in fields(AdapterUse)}["weight"]
+    listed = list_adapters()
+    dropdowns, sliders = [], []
+    with gr.Accordion("Adapters", open=False, elem_id=f"{prefix}-adapters"):
+        about = gr.HTML(_about(listed, folder), elem_id=f"{prefix}-adapters-about")
+        for slot in range(1, SLOTS + 1):
+            dropdowns.append(
+                gr.Dropdown(
+                    _choices(listed), value="", label=f"Adapter {slot}", interactive=True,
+                    visible=slot == 1, elem_id=f"{prefix}-adapter-{slot}",
+                )
+            )  # fmt: skip
+            sliders.append(
+                gr.Slider(
+                    bounds["min"], bounds["max"], value=1.0, step=bounds["step"], visible=False,
+                    label=f"Weight {slot}", elem_id=f"{prefix}-adapter-weight-{slot}",
+                    info="0: as without it.",
+                )
+            )  # fmt: skip
+    placed = [part for pair in zip(dropdowns, sliders, strict=True) for part in pair]
+    names = [f"{part}_{slot}" for slot in range(1, SLOTS + 1) for part in ("adapter", "weight")]
+
+    def chosen(*refs: str) -> list[Any]:
+        """A slot more than are used is shown, and a weight beside each that is."""
+        shown = [gr.Dropdown(visible=_open(refs, i)) for i in range(SLOTS)]
+        weights = [gr.Slider(visible=bool(ref)) for ref in refs]
+        return [*shown, *weights, _about(list_adapters(), folder, refs)]
+
+    def refresh() -> list[Any]:
+        found = list_adapters()
+        return [*[gr.Dropdown(choices=_choices(found))] * SLOTS, _about(found, folder)]
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    for dropdown in dropdowns:
+        dropdown.input(chosen, dropdowns, [*dropdowns, *sliders, about], queue=False, **quiet)
+    gr.context.Context.root_block.load(refresh, None, [*dropdowns, about], queue=False, **quiet)
+    return FormWithAdapters(form.cls, (*form.names, *names), (*form.components, *placed))
+
+
+def _used(values: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    for ref, weight in zip(values[::2], values[1::2], strict=True):
+        if ref:
+            yield {"ref": str(ref), "weight": 1.0 if weight is None else float(weight)}
+
+
+def _filled(uses: list[dict[str, Any]]) -> Iterator[Any]:
+    """The slots for saved adapters; one that is gone meanwhile is still named."""
+    known = list_adapters()
+    refs = [str(use.get("ref", "")) for use in uses[:SLOTS]]
+    refs += [""] * (SLOTS - len(refs))
+    for slot, ref in enumerate(refs):
+        gone = [] if not ref or ref in {one.id for one in known} else [(f"{ref} · not here", ref)]
+        choices = [*_choices(known), *gone]
+        yield gr.Dropdown(choices=choices, value=ref, visible=_open(refs, slot))
+        weight = uses[slot].get("weight", 1.0) if ref else 1.0
+        yield gr.Slider(value=weight, visible=bool(ref))
+
+
+def _open(refs: Sequence[str], slot: int) -> bool:
+    return bool(refs[slot]) or all(refs[:slot])
+
+
+def _choices(listed: list[ListedAdapter]) -> list[tuple[str, str]]:
+    return [NONE, *((_label(one), one.id) for one in listed)]
+
+
+def _label(one: ListedAdapter) -> str:
+    if one.problem:
+        return f"{one.title} · cannot be attached"
+    return f"{one.title} · rank {one.rank}" + (" · llama.cpp only" if one.backend else "")
+
+
+def _about(listed: list[ListedAdapter], folder: Any, refs: Sequence[str] = ()) -> str:
+    """What the chosen ones are, as HTML; without any, what an adapter is."""
+    by_id = {one.id: one for one in listed}
+    chosen = [by_id[ref] for ref in refs if ref in by_id]
+    if not chosen:
+        return line(HELP.format(folder=folder), "note")
+    return "".join(problem(one.problem) if one.problem else line(_facts(one), "note")
+                   for one in chosen)  # fmt: skip
+
+
+def _facts(one: ListedAdapter) -> str:
+    made_for = f"made for {one.base}" if one.base else "does not say for which model"
+    return f"{one.title}: {made_for}, changes {', '.join(one.targets)}, {gigabytes(one.bytes)}."
