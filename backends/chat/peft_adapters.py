@@ -19,14 +19,16 @@ class PeftAdapters:
     """The adapters of one model. `use` makes it answer with exactly those that are named.
 
     A weight changes without anything being read again. One that weighs 0 is passed by, not
-    multiplied by 0, so that the answer is the base model's own to the last bit; without any the
-    model's layers are put back as they were.
+    multiplied by 0, so that the answer is the base model's own to the last bit. One that two
+    answers have not named is taken off, and with the last one the model's layers are as they were:
+    not sooner, since two answers side by side take turns.
     """
 
     def __init__(self, model: Any, title: str) -> None:
         self.model, self.title = model, title
         self.attached: dict[tuple[Path, library.Stamp], str] = {}  # PEFT's name for each
         self.weights: dict[str, float] = {}  # of those that are not passed by
+        self.before: set[tuple[Path, library.Stamp]] = set()  # named by the last answer
         self.made = 0
 
     def use(self, wanted: tuple[AdapterUse, ...]) -> Generator[Progress, None, bool]:
@@ -39,10 +41,11 @@ class PeftAdapters:
         for step, key in enumerate(new):
             yield Progress(step, len(new), f"attaching the adapter {key[0].name}")
             self.attached[key] = self._attach(key[0])
-        for key in [key for key in self.attached if key not in found]:
+        for key in [key for key in self.attached if key not in self.before.union(found)]:
             self._detach(self.attached.pop(key))
+        self.before = set(found)
         weights = {self.attached[key]: weight for key, weight in found.items() if weight}
-        if new or weights != self.weights:
+        if self.attached:  # each time: an attaching that failed has left its own order
             for layer in _lora_layers(self.model):
                 for name, weight in weights.items():
                     layer.set_scale(name, weight)
@@ -105,6 +108,8 @@ class PeftAdapters:
 
     def _detach(self, name: str) -> None:
         for path, layer in [(p, m) for p, m in self.model.named_modules() if _is_lora(m)]:
+            others = [other for other in layer.active_adapters if other != name]
+            layer.set_adapter(others, inference_mode=True)  # PEFT would choose another one
             layer.delete_adapter(name)
             if not layer.scaling:  # it was the last one
                 parent, _, child = path.rpartition(".")

@@ -127,8 +127,9 @@ def test_numbers_of_the_base_are_the_same_to_the_last_bit(
     assert not torch.equal(logits(), before)
     answer(backend, ("one", 0.0))
     assert torch.equal(logits(), before)
-    answer(backend)
-    assert torch.equal(logits(), before)
+    for _ in range(2):
+        answer(backend)
+        assert torch.equal(logits(), before)
     assert not any("lora" in name for name, _ in backend.model.named_parameters())
 
 
@@ -145,6 +146,8 @@ def test_only_a_new_adapter_is_read_and_a_weight_is_not(
     assert notes(("one", 0.3)) == [] and notes(("one", 0.0)) == []
     assert notes(("one", 1.0), ("two", 1.0)) == ["attaching the adapter two"]
     assert notes(("two", 1.0)) == []
+    assert notes() == [] and notes(("two", 1.0)) == [], "two answers side by side take turns"
+    answer(backend)
     answer(backend)
     assert backend.model.get_submodule("model.layers.0.self_attn.q_proj").weight is weights
 
@@ -199,6 +202,10 @@ def test_an_adapter_for_another_base_is_named_and_refused_and_the_rest_works(
     with pytest.raises(Refused, match=r"has no layer model\.layers\.30"):
         answer(backend, ("one", 1.0), ("deep", 1.0))
     assert answer(backend) == base
+    one = answer(backend, ("one", 1.0))
+    with pytest.raises(Refused):
+        answer(backend, ("one", 1.0), ("two", 1.0), ("deep", 1.0))
+    assert answer(backend, ("one", 1.0)) == one, "what came before the refused one is not active"
 
 
 def test_an_adapter_that_changed_on_the_disk_is_read_again(
