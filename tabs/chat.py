@@ -152,7 +152,7 @@ class Chat:
         clicked = parts.buttons.select(
             self.press, [parts.current, self.attach.files, *settings], everything, **QUIET
         )
-        opened = parts.conversations.list.select(self.choose, None, everything, **QUIET)
+        opened = parts.conversations.list.select(self.choose, parts.editing, everything, **QUIET)
         root = gr.context.Context.root_block
         first = root.load(self.open_first, parts.current, everything, js=REMEMBERED, **QUIET)
         compare.voted(self.vote, parts.current, everything, **QUIET)
@@ -174,9 +174,13 @@ class Chat:
         )  # fmt: skip
         parts.stop.click(self.stop, parts.current, None, queue=False, **QUIET)
         parts.cancel.click(self.leave_edit, None, parts.editor(), queue=False, **QUIET)
-        new.click(self.start_new, None, everything, queue=False, **QUIET)
+        new.click(self.start_new, parts.editing, everything, queue=False, **QUIET)
         parts.conversations.wire(
-            parts.current, stop=self.stop, leave=self.start_new, outputs=everything
+            parts.current,
+            stop=self.stop,
+            leave=self.start_new,
+            editing=parts.editing,
+            outputs=everything,
         )
         parts.current.change(None, parts.current, parts.current, js=REMEMBER)
         self.attach.wire(self.picker, self.form, parts.status)
@@ -306,10 +310,12 @@ class Chat:
         told = {self.parts.status: line(notice, "note")} if notice else {}
         return {**self._open(page, current), **told}
 
-    async def choose(self, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+    async def choose(
+        self, request: gr.Request, event: gr.EventData, editing: str
+    ) -> dict[Any, Any]:
         return {
             **self._open(page_of(request), selected(event)),
-            **self.leave_edit(),
+            **(self.leave_edit() if editing else {}),  # what else was typed stays
             self.parts.status: "",
         }
 
@@ -323,8 +329,9 @@ class Chat:
         pair = running and open_pair(self.bench, shown_of(self.bench, conversation, self.key))
         self.views.look(page, conversation, running, pair=bool(pair))
 
-    def start_new(self, request: gr.Request) -> dict[Any, Any]:
-        return {**self._open(page_of(request), ""), **self.leave_edit(), self.parts.status: ""}
+    def start_new(self, request: gr.Request, editing: str) -> dict[Any, Any]:
+        left = self.leave_edit() if editing else {}
+        return {**self._open(page_of(request), ""), **left, self.parts.status: ""}
 
     async def follow(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
         """The answer that the page has just begun, or found, until it ends.

@@ -73,10 +73,12 @@ class Panel:
         *,
         stop: Callable[[str], Awaitable[None]],
         leave: Callable[..., Any],
+        editing: Any,
         outputs: list[Any],
     ) -> None:
         """`current` holds the id of the open conversation. `stop(id)` ends what is written in one,
-        before it is deleted; `leave`, with `outputs`, opens none where the open one went."""
+        before it is deleted; `leave`, with `editing` and `outputs`, opens none where the open one
+        went."""
         seen = [self.search, self.limit, current]
 
         async def act(event: gr.EventData, current: str) -> tuple[Any, Any, Any]:
@@ -105,7 +107,7 @@ class Panel:
             lambda limit: (limit + LISTED, self.touch()), self.limit, [self.limit, self.stamp],
             **now,
         )  # fmt: skip
-        self.left.change(leave, None, outputs, **now)
+        self.left.change(leave, editing, outputs, **now)
         busy = [self.said, self.cancel, self.stamp]
         self.bring.upload(self.bring_in, self.bring, [*busy, self.bring], **QUIET)
         self.save.click(self.save_all, None, busy, **QUIET)
