@@ -285,11 +285,14 @@ def refused(name: str = "eigen") -> str:
 def test_hostile_and_broken_folders_are_sentences(copy: Path) -> None:
     weights = copy / "model.safetensors"
     assert "holds no model" in refused()
+    words = {"model.embed_tokens.weight": ([49_152, 576], [0, 2 * 49_152 * 576])}
     weights.write_bytes(crafted.safetensors())
-    assert "lacks 273 of its tensors" in refused()
+    assert "says 49,152 words" in refused()
+    weights.write_bytes(crafted.safetensors(words, "F16"))
+    assert "lacks 271 of its tensors" in refused()
     weights.write_bytes(crafted.safetensors()[:-4])
     assert "incomplete" in refused()
-    weights.write_bytes(crafted.safetensors())
+    weights.write_bytes(crafted.safetensors(words, "F16"))
     (copy / "adapter_config.json").write_text('{"base_model_name_or_path": "/somewhere"}')
     assert "is an adapter" in refused()
     (copy / "adapter_config.json").unlink()
