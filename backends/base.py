@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from backends.card.offload import Size, Weights, as_in_the_file
+from backends.card.plan import LoadPlan, no_plan
 from backends.events import Event, Failed
 from backends.params import Params
 
@@ -111,6 +112,8 @@ class Card:
     slots         how many runs it can carry at once
     weights       what the weights of a model take (`backends.card.offload`), from the options, the
                   model's size and the device
+    plan          what memory depends on (`backends.card.plan`), from the options, the device and
+                  the context that the model was trained for; None: nothing foretells it
     on_gpu        whether a load with these options goes to the GPU where there is one
     parkable      it has `park` and `unpark`
     """
@@ -126,6 +129,7 @@ class Card:
     memory_base: int = 0
     slots: int = 1
     weights: Callable[[Any, Size, str], Weights] = as_in_the_file
+    plan: Callable[[Any, str, int], LoadPlan | None] = no_plan
     on_gpu: Callable[[Any], bool] = never
     parkable: bool = False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import faulthandler
 import gc
 import importlib
@@ -129,6 +130,7 @@ class Worker:
         backend.cancelled = lambda: self.current in self.cancelled
         backend.load(ModelRef.parse(frame["model"]), options)
         self.backend = backend
+        give_back()
         self.after_load = self.memory()
         seconds = time.monotonic() - started
         yield Done(
@@ -232,6 +234,10 @@ def give_back() -> None:
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
         cuda.empty_cache()
+    if sys.platform == "linux":  # glibc keeps freed pieces; 150 MB after quantising a small model
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim:
+            trim(0)
 
 
 def is_out_of_memory(text: str) -> bool:

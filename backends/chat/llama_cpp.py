@@ -19,6 +19,7 @@ from typing import Any
 
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.card.offload import Weights
+from backends.card.plan import LoadPlan
 from backends.chat import logprobs, tool_calls, usage
 from backends.chat.json_answer import Watch, schema_of
 from backends.chat.llama_adapters import LlamaServer
@@ -70,6 +71,14 @@ class LlamaCpp(Backend):
         memory_factor=1.5,
         weights=lambda options, size, device: Weights(
             size.file_bytes, size.file_bytes, gpu_layers=options.gpu_layers
+        ),
+        plan=lambda options, device, trained: LoadPlan(
+            "llama_cpp",
+            "file",
+            device,
+            options.context_length or usage.context_length(0, trained),
+            CPU_BATCH if device == "cpu" else GPU_BATCH,
+            options.gpu_layers,
         ),
         on_gpu=lambda options: options.gpu_layers != 0 and built_for_gpu(),
     )

@@ -12,6 +12,7 @@ from typing import Any
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.card import offload
 from backends.card.offload import PCIE_BANDWIDTH, Size, Weights
+from backends.card.plan import LoadPlan
 from backends.chat import layers, logprobs, tool_calls, usage
 from backends.chat.json_answer import JsonAnswer, Vocabulary, schema_of
 from backends.chat.params import ChatParams
@@ -72,8 +73,9 @@ class TransformersChat(Backend):
             "transformers.models.llama.modeling_llama",
         ),
         memory_factor=1.2,
-        memory_base=700_000_000,  # torch and transformers
+        memory_base=785_000_000,  # torch and transformers
         weights=lambda options, size, device: weights_of(options, size, device),
+        plan=lambda options, device, trained: plan_of(options, device, trained),
         on_gpu=lambda options: options.device != "cpu",
     )
 
@@ -250,6 +252,14 @@ def weights_of(options: TransformersOptions, size: Size, device: str) -> Weights
         held += int((count - kept) * QUANTISED_BYTES[quantisation])
         waiting = held if device == "cpu" else count * 2
     return Weights(held, waiting, PCIE_BANDWIDTH, options.gpu_layers)
+
+
+def plan_of(options: TransformersOptions, device: str, trained: int) -> LoadPlan:
+    """The load that these options mean, for a prediction of its memory."""
+    _, quantisation = choose(replace(options, device="auto"), has_gpu=device != "cpu")
+    chunk = CPU_CHUNK if device == "cpu" else GPU_CHUNK
+    context = options.context_length or usage.context_length(0, trained)
+    return LoadPlan("transformers", quantisation, device, context, chunk, options.gpu_layers)
 
 
 def open_model(path: Path, places: dict[str, Any], quantisation: str) -> tuple[Any, Any]:

@@ -96,6 +96,14 @@ class Header:
             yield self.head[at + 8 : at + 8 + length]
             at += 8 + length
 
+    def numbers(self, array: Array) -> list[Any]:
+        """The values of a list of numbers; none of any other."""
+        kind = SCALARS.get(array.type)
+        if kind is None:
+            return []
+        size = array.count * kind.size
+        return [n for (n,) in kind.iter_unpack(self.head[array.start : array.start + size])]
+
     def token(self, which: str) -> str:
         """The text of a named token, `bos` or `eos`; "" where the file names none."""
         index = self.values.get(f"tokenizer.ggml.{which}_token_id")

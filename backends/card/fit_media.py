@@ -1,0 +1,91 @@
+"""What pipelines for images and models for speech take: weights, and a modelled peak beside them.
+
+Rough, and marked as such until this card has measured it: what a UNet computes with grows with its
+latent pixels, what a VAE computes with by the pixels of the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backends.card.fit import Prediction
+from backends.card.fit_load import CUBLAS, CUDA_CONTEXT, PLAIN, weight_bytes
+from backends.card.source import Source
+
+VAE_BYTES = 1450  # of each pixel and byte of a number: 2.9 GB for a megapixel in fp16
+UNET_TENSORS = 40  # of the size of its widest one, at once
+DIT_TENSORS = 12  # of one layer's tokens
+ROUGH = "What it computes with is a rough guess until it was measured here."
+SPEECH_RATE = 16_000  # samples in a second
+
+
+@dataclass(frozen=True, slots=True)
+class PicturePlan:
+    """One picture or several: pixels, how many at once, and whether a negative prompt doubles it.
+
+    resident   components that lie on the GPU at once; empty: all of them
+    """
+
+    width: int = 512
+    height: int = 512
+    images: int = 1
+    guidance: bool = True
+    quantisation: str = "fp16"
+    device: str = "cuda:0"
+    resident: tuple[str, ...] = ()
+
+
+def predict_pictures(source: Source, plan: PicturePlan, base: int = 0) -> Prediction:
+    on_gpu, number = plan.device != "cpu", PLAIN.get(plan.quantisation, 2)
+    sizes = {n: weight_bytes(tensors, plan.quantisation, on_gpu) for n, tensors in source.parts}
+    there = {n: s for n, s in sizes.items() if not plan.resident or n in plan.resident}
+    scale = source.number("vae_scale", 8)
+    latents = (plan.width // scale) * (plan.height // scale)
+    passes = plan.images * (2 if plan.guidance else 1)
+    if first := source.number("first_channels"):
+        steps = latents * passes * first * number * UNET_TENSORS
+    else:  # a transformer: every token is a square of latent pixels
+        heads = source.number("num_attention_heads", 24) * source.number("attention_head_dim", 64)
+        tokens = latents // max(1, source.number("patch_size", 2)) ** 2
+        steps = tokens * passes * heads * number * DIT_TENSORS
+    decoded = 4 if source.number("vae_fp32") else number
+    wide = source.number("vae_channels", 128) / 128
+    pixels = int(plan.width * plan.height * VAE_BYTES * decoded * wide)  # one picture at a time
+    parts = [(f"weights: {n}", s) for n, s in there.items()]
+    parts.append(("decoding" if pixels > steps else "steps", max(pixels, steps)))
+    parts += [("CUDA context", CUDA_CONTEXT), ("matrix products", CUBLAS)] if on_gpu else []
+    parts += [("libraries", base)] if base else []
+    held = sum(there.values()) + (0 if on_gpu else base)
+    return Prediction(tuple(parts), held, sum(sizes.values()) - sum(there.values()), True, ROUGH)
+
+
+def predict_speech(
+    source: Source, quantisation: str, device: str, seconds: float = 30, batch: int = 1,
+    base: int = 0,
+) -> Prediction:  # fmt: skip
+    """Whisper (an encoder over 30 s and a decoder that looks at it) or wav2vec2 (convolutions over
+    the sound itself)."""
+    on_gpu, number = device != "cpu", PLAIN.get(quantisation, 2)
+    weights = weight_bytes(source.tensors, quantisation, on_gpu)
+    width = source.number("d_model") or source.number("hidden_size", 768)
+    whisper = bool(source.number("num_mel_bins"))
+    if whisper:
+        frames, layers = (
+            source.number("max_source_positions", 1500),
+            source.number("decoder_layers"),
+        )
+        heads = source.number("encoder_attention_heads", 8)
+        seen = batch * frames * layers * 2 * width * number
+        own = batch * source.number("max_target_positions", 448) * layers * 2 * width * number
+        mlp = source.number("encoder_ffn_dim", 4 * width)
+        work = batch * frames * number * (6 * width + 2 * mlp + (0 if on_gpu else heads * frames))
+        work = max(work, 3 * batch * 2 * frames * width * number)  # the two convolutions
+    else:
+        samples = int(seconds * SPEECH_RATE) * batch
+        seen = own = 0
+        work = 3 * samples // 5 * 512 * number  # after the first convolution, and its norm
+    parts = [("weights", weights), ("cache", seen + own), ("activations", work)]
+    parts += [("CUDA context", CUDA_CONTEXT), ("matrix products", CUBLAS)] if on_gpu else []
+    parts += [("libraries", base)] if base else []
+    held = weights + (0 if on_gpu else base)
+    return Prediction(tuple(parts), held, 0, True, ROUGH)
