@@ -10,6 +10,7 @@ differs that must not.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
@@ -74,6 +75,7 @@ def measure(quantisation: str, gpu_layers: int) -> tuple[str, str, str]:
     """Load, ask, and tell: the plain answer, with the adapter, with it at weight 0."""
     import torch
 
+    gc.collect()  # the hooks of a divided model refer to it and it to them
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     backend = TransformersChat()
