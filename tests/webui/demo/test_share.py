@@ -33,13 +33,15 @@ Put = Callable[[str], Path]
 
 @contextlib.asynccontextmanager
 async def started(bench: Bench) -> AsyncIterator[Sharing]:
+    others = psutil.Process().children()  # the server that other tests share, perhaps
     await bench.start()
     try:
         yield bench.sharing
     finally:
         await bench.stop()
         async with asyncio.timeout(10):
-            while psutil.Process().children():  # the workers are reaped, their pipes closed
+            # the workers are reaped, their pipes closed
+            while set(psutil.Process().children()) - set(others):
                 await asyncio.sleep(0.05)
         await asyncio.sleep(0.3)
 
