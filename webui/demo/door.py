@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import html
 import time
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from webui.demo.passphrase import same
 from webui.demo.quota import Visitor
 from webui.demo.state import Demo
-from webui.door import host_name, with_headers
+from webui.door import cookie_of, host_name, with_headers
 
 VISITOR = "werkbank.visitor"  # key in the ASGI scope
 WRONG_SECONDS = 1.0  # a wrong passphrase is answered so late
@@ -31,8 +30,10 @@ LOOPBACK = ("127.0.0.1", "::1")
 GET_PATHS = {"/", "/theme.css", "/favicon.ico", "/gradio_api/queue/data"}
 GET_FOLDERS = ("/assets/", "/static/")
 POST_PATHS = {"/gradio_api/queue/join"}
-# These would make Gradio believe in another address than ours.
-FORWARDED = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server", b"forwarded")
+# The first ones would make Gradio believe in another address than ours. It needs no cookie, and
+# reads them with `http.cookies`, see `webui.door.cookie_of`.
+NOT_PASSED = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server", b"forwarded",
+              b"cookie")  # fmt: skip
 PAGE = (Path(__file__).resolve().parents[2] / "assets" / "demo_door.html").read_text("utf-8")
 ASK = "Whoever gave you this address has the passphrase too."
 FORM = (
@@ -61,7 +62,7 @@ class DemoDoor:
         if answer is not None:
             return await answer(scope, receive, sending)
         scope["scheme"] = self.demo.scheme
-        scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in FORWARDED]
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] not in NOT_PASSED]
         if scope["method"] == "POST":
             body = await read_body(receive)
             if body is None:
@@ -96,11 +97,7 @@ class DemoDoor:
         return None
 
     def _visitor(self, headers: dict[str, str]) -> Visitor | None:
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self.cookie)
-        except CookieError:
-            return None
-        return self.demo.visitors.known.get(cookie.value) if cookie else None
+        return self.demo.visitors.known.get(cookie_of(headers.get("cookie", ""), self.cookie))
 
     def _alive(self, visitor: Visitor | None) -> Response:
         """Asked twice a second by every page that can be seen; so it sees the end."""
@@ -127,7 +124,7 @@ class DemoDoor:
             answer.headers["Retry-After"] = str(seconds)
             return answer
         text = (body or b"").decode("utf-8", "replace")
-        offered = parse_qs(text, max_num_fields=5).get("passphrase", [""])[0]
+        offered = dict(parse_qsl(text)).get("passphrase", "")
         if not same(offered, self.demo.offer.passphrase):
             left = self.demo.lockout.wrong(address)
             self.answering_wrong += 1

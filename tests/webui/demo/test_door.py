@@ -153,3 +153,20 @@ def test_after_the_end_everything_is_gone(client: TestClient, demo: Demo) -> Non
         assert client.get(path).status_code == 410
     assert "This demo has ended" in client.get("/").text
     assert enter(client) == 410
+
+
+def test_a_cookie_of_backslashes_takes_no_time(client: TestClient) -> None:
+    hostile = 'a="' + "\\" * 60_000 + '"'
+    began = time.monotonic()
+    assert client.get("/", headers={"cookie": hostile}).status_code == 401
+    assert enter(client) == 303  # a guest has not more of the computer's time than a stranger
+    own = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+    assert client.get("/", headers={"cookie": f"{own}; {hostile}"}).status_code == 200
+    body = {"fn_index": 0, "data": [""], "session_hash": "s"}
+    both = {"cookie": f"{own}; {hostile}"}
+    assert client.post("/gradio_api/queue/join", json=body, headers=both).status_code == 200
+    assert time.monotonic() - began < 3
+
+
+def test_a_form_of_many_fields_is_a_wrong_passphrase(client: TestClient) -> None:
+    assert client.post("/enter", content="a=1&" * 50).status_code == 403
