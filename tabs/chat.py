@@ -24,7 +24,7 @@ from webui.chat.view import chatbot_value, deleted_line, meter, status_of
 from webui.conversation_panel import Panel, build_conversation_panel, selected
 from webui.demo.panel import build_share
 from webui.form import Form, build_form
-from webui.model_picker import Picker, build_model_picker, line, model_status, problem
+from webui.model_picker import Picker, build_model_picker, line, problem
 from webui.preset_picker import build_preset_picker
 
 TITLE = "Chat"
@@ -162,7 +162,11 @@ class Chat:
             two = event.then(self.follow_pair, None, compare.growing(parts.status), **follow)
             for ended in (one, two):
                 ended.then(self.settle, None, everything, queue=False, **QUIET).then(
-                    self.state_of_model, self.picker.model, self.picker.status, queue=False, **QUIET
+                    self.state_of_model,
+                    self.picker.inputs,
+                    self.picker.status,
+                    queue=False,
+                    **QUIET,
                 )
         opened.then(
             self.settings_of_conversation, None, [*self.picker.shown(), *self.form.components],
@@ -389,8 +393,8 @@ class Chat:
     def _listed(self, name: str) -> Listed | None:
         return next((m for m in self.bench.models("chat") if m.id == name), None)
 
-    def state_of_model(self, name: str) -> str:
-        return model_status(self.bench, self._listed(name))
+    def state_of_model(self, *values: Any) -> str:
+        return str(self.picker.show(*values)[0])
 
     def settings_of_model(self, name: str) -> list[Any]:
         listed = self._listed(name)

@@ -29,6 +29,7 @@ from backends.runtime.process import empty_temp
 from backends.runtime.supervisor import SPARE, Resident, Supervisor
 from webui.answers import Answers
 from webui.demo.share import Sharing
+from webui.forecast import Forecast, sentence
 from webui.gate import Gate
 from webui.gpu_panel import resident as resident_chip
 from webui.store import Store
@@ -83,6 +84,7 @@ class Bench:
         self.sampler = Sampler(self.machine.read)
         self.ledger = Ledger(lambda device: self.reading.free_bytes(device))
         self.measured = Measured(home / "measured.jsonl")
+        self.forecast = Forecast(self.measured)
         self.supervisor = Supervisor(
             home, spare=spare, make_room=self._make_room,
             on_change=self._changed, on_spare=self._spare_changed,
@@ -300,37 +302,30 @@ class Bench:
         return "cuda:0" if wants and self.reading.has_gpu else "cpu"
 
     def predict(self, resident: Resident, device: str) -> int:
-        """Bytes it will hold: what it took the last time, else its file times a factor, in RAM
-        with the libraries, which a process of its own has for itself."""
-        before = self.measured.latest(
-            kind="load", backend=resident.backend, model=resident.model,
-            options=resident.options, device=device,
-        )  # fmt: skip
-        card, layers = resident.card, resident.size.layers
-        weights = self.weights_of(resident, device)
-        if device == "cpu":
-            guess = weights.ram_bytes * card.memory_factor + card.memory_base
-        else:
-            on_gpu = offload.share(weights.gpu_layers, layers)
-            guess = weights.gpu_bytes * on_gpu * card.memory_factor
-        return int((before or {}).get("measured_bytes") or guess)
+        """Bytes it will hold at most (`webui/forecast.py`)."""
+        return self.forecast.bytes(resident, device)
 
     def weights_of(self, resident: Resident, device: str) -> offload.Weights:
         card = resident.card
         return card.weights(read(card.load_options, resident.options), resident.size, device)
 
     def with_proposal(self, resident: Resident, device: str, hint: str) -> str:
-        """`hint` of a refused load, and how the model fits with a part of it in RAM."""
+        """`hint` of a refused load, and how the model fits: loaded otherwise, or with a part of it
+        in RAM."""
+        ways = self.forecast.remedies(
+            resident.backend, resident.model, resident.options, device, self.to_be_had(device), 0
+        )
+        hint = f"{hint} {sentence(ways)}".strip()
         weights = self.weights_of(resident, device)
         if device == "cpu" or weights.bandwidth <= 0:
             return hint
         way = offload.proposal(
-            weights, resident.size.layers, self._to_be_had(device), self._to_be_had("cpu"),
+            weights, resident.size.layers, self.to_be_had(device), self.to_be_had("cpu"),
             resident.card.memory_factor,
         )  # fmt: skip
         return f"{hint} Or: {way}." if way else hint
 
-    def _to_be_had(self, device: str) -> int:
+    def to_be_had(self, device: str) -> int:
         """Bytes that a load could get there, everything idle unloaded."""
         idle = [e.held_bytes for e in self.ledger.entries(device) if e.evictable]
         return self.ledger.available(device) + sum(idle)
@@ -389,8 +384,12 @@ class Bench:
         elif resident.state == "ready":
             entry = self.ledger.get(resident.id)
             if entry and entry.state == "loading":
+                foretold = self.forecast.plain(
+                    resident.backend, resident.model, resident.options, entry.device
+                )
                 self.measured.append(
                     kind="load", backend=resident.backend, model=resident.model,
+                    fit_bytes=foretold.held if foretold else None,
                     options=resident.options, device=entry.device,
                     predicted_bytes=entry.predicted_bytes, measured_bytes=resident.held_bytes,
                 )  # fmt: skip

@@ -14,7 +14,8 @@ from backends.base import Refused
 from backends.events import Done, Failed, Notice, Progress
 from backends.models.library import Listed
 from backends.runtime.supervisor import held_bytes
-from webui.bench import Bench, Loading, sentences
+from webui.bench import Bench, Loading, complete, sentences
+from webui.forecast import outlook
 from webui.form import Form, build_form
 
 NONE_YET = (
@@ -54,11 +55,12 @@ class Picker:
         """What shows a choice made elsewhere: the model, then what `show` fills."""
         return [self.model, self.status, *self.groups.values()]
 
-    def show(self, name: str | None) -> list[Any]:
-        """The status line and which load options are seen, for [status, *groups]."""
+    def show(self, name: str | None, *values: Any) -> list[Any]:
+        """The status line and which load options are seen, for [status, *groups]. `values` are
+        the load options, of `inputs`; without them the usual ones count."""
         listed = next((m for m in self.bench.models(self.task) if m.id == name), None)
         backend = listed.backend if listed else ""
-        status = model_status(self.bench, listed)
+        status = model_status(self.bench, listed, self.options_of(listed, values))
         return [status, *(gr.Column(visible=name == backend) for name in self.groups)]
 
     def chosen(self, values: tuple[Any, ...]) -> tuple[Listed, dict[str, Any]]:
@@ -69,12 +71,24 @@ class Picker:
         listed = self.bench.find(str(name))
         if listed.problem:
             raise Refused(*sentences(listed.problem))
+        return listed, self._read(listed, rest)
+
+    def _read(self, listed: Listed, rest: list[Any]) -> dict[str, Any]:
         options: dict[str, Any] = {}
         for backend, form in self.forms.items():
             mine, rest = rest[: len(form.names)], rest[len(form.names) :]
             if backend == listed.backend:
                 options = form.read(mine)
-        return listed, options
+        return options
+
+    def options_of(self, listed: Listed | None, values: tuple[Any, ...]) -> dict[str, Any] | None:
+        """The load options among the values of `inputs`; None where one of them is wrong."""
+        if listed is None or not values:
+            return {}
+        try:
+            return self._read(listed, list(values))
+        except (Refused, ValueError):  # Load says what is wrong with it
+            return None
 
 
 def build_model_picker(bench: Bench, task: str) -> Picker:
@@ -85,7 +99,7 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
             [(choice_label(m), m.id) for m in listed], value=first.id if first else None,
             label="Model", elem_id=f"{task}-model", interactive=True, filterable=True,
         )  # fmt: skip
-        status = gr.HTML(model_status(bench, first), elem_id=f"{task}-model-status")
+        status = gr.HTML(model_status(bench, first, {}), elem_id=f"{task}-model-status")
         with gr.Row(elem_classes="buttons"):
             load = gr.Button("Load", variant="primary", size="sm", elem_id=f"{task}-load")
             cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{task}-load-cancel")
@@ -108,7 +122,7 @@ def _wire(picker: Picker) -> None:
     outputs = [picker.status, picker.load, picker.cancel]
     groups = list(picker.groups.values())
 
-    def refresh(name: str | None) -> list[Any]:
+    def refresh(name: str | None, *values: Any) -> list[Any]:
         listed = bench.models(task)
         known = [m.id for m in listed]
         wanted = next((m.id for m in listed if str(m.ref) in bench.loadings), name)
@@ -117,7 +131,7 @@ def _wire(picker: Picker) -> None:
         choices = [(choice_label(m), m.id) for m in listed]
         # Only a value that must change is set: the user may have chosen meanwhile.
         value = {} if chosen == name else {"value": chosen}
-        return [gr.Dropdown(choices=choices, **value), *picker.show(chosen)]
+        return [gr.Dropdown(choices=choices, **value), *picker.show(chosen, *values)]
 
     async def follow_load() -> AsyncGenerator[list[Any], None]:
         yield [gr.skip()] * 3  # a generator that yields nothing would empty them
@@ -136,14 +150,25 @@ def _wire(picker: Picker) -> None:
             if loading.resident.model == str(bench.find(name).ref):
                 loading.cancel()
 
+    def reckon(name: str | None, *values: Any) -> Any:
+        """The line for other load options; nothing where the model is there or on its way."""
+        listed = next((m for m in bench.models(task) if m.id == name), None)
+        if listed is None or bench.resident_of(listed):
+            return gr.skip()
+        return picker.show(name, *values)[0]
+
     async def unload(name: str) -> str:
         return await unload_and_tell(bench, name)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     page = gr.context.Context.root_block
-    page.load(refresh, picker.model, [picker.model, picker.status, *groups], queue=False, **quiet)
+    page.load(refresh, picker.inputs, [picker.model, picker.status, *groups], queue=False, **quiet)
     page.load(follow_load, None, outputs, **quiet)
-    picker.model.input(picker.show, picker.model, [picker.status, *groups], queue=False, **quiet)
+    picker.model.input(picker.show, picker.inputs, [picker.status, *groups], queue=False, **quiet)
+    for component in picker.inputs[1:]:
+        component.change(
+            reckon, picker.inputs, picker.status, queue=False, trigger_mode="always_last", **quiet
+        )
     picker.load.click(load, picker.inputs, outputs, **quiet)
     picker.cancel.click(cancel, picker.model, None, queue=False, **quiet)
     picker.unload.click(unload, picker.model, picker.status, **quiet)
@@ -208,8 +233,9 @@ def choice_label(listed: Listed) -> str:
     return listed.title + (" · cannot be loaded" if listed.problem else "")
 
 
-def model_status(bench: Bench, listed: Listed | None) -> str:
-    """One line of HTML: not loaded, loading, ready with time and memory, or what is wrong."""
+def model_status(bench: Bench, listed: Listed | None, options: dict[str, Any] | None = None) -> str:
+    """One line of HTML: not loaded, loading, ready with time and memory, or what is wrong. Before a
+    load with these `options` a second one: what it needs, and whether that fits."""
     if listed is None:
         return line(NONE_YET.format(folder=bench.home / "models"), "note")
     if listed.problem:
@@ -218,7 +244,8 @@ def model_status(bench: Bench, listed: Listed | None) -> str:
     if resident is None:
         size = f"{gigabytes(listed.bytes)} on disk. " if listed.bytes else ""
         slow = ON_CPU if listed.format == "gguf" and runs_beside_the_gpu(bench, listed) else ""
-        return line(f"{size}Not loaded: it loads by itself when it is first asked. {slow}", "note")
+        text = f"{size}Not loaded: it loads by itself when it is first asked. {slow}"
+        return line(text, "note") + fits_line(bench, listed, options)
     if resident.state in ("ready", "busy", "stuck"):
         word = {"ready": "Ready", "busy": "Busy", "stuck": "Not responding"}[resident.state]
         return line(
@@ -228,6 +255,17 @@ def model_status(bench: Bench, listed: Listed | None) -> str:
     if resident.failed:
         return problem(str(resident.failed), resident.failed.detail)
     return line("Loading" if resident.state == "loading" else "Stopped", "note")
+
+
+def fits_line(bench: Bench, listed: Listed, options: dict[str, Any] | None) -> str:
+    """What a load would need, as HTML; "" where that is not known or no options are given."""
+    if options is None:
+        return ""
+    try:
+        text, fits = outlook(bench, listed, complete(listed.backend, options))
+    except Refused:  # an option that Load will name, or free memory that cannot be read
+        return ""
+    return line(text, "note" if fits else "bad") if text else ""
 
 
 def runs_beside_the_gpu(bench: Bench, listed: Listed) -> bool:

@@ -1,0 +1,139 @@
+"""What the page says before a click on Load, and what the ledger asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.base import Refused
+from backends.card.ledger import GB
+from backends.events import Done
+from backends.models import library
+from tests.backends.card.real_shapes import SHAPES
+from tests.webui.test_bench import SmallCard, with_bench
+from webui.bench import Bench, complete, size_of
+from webui.forecast import outlook
+from webui.model_picker import model_status
+
+
+def write_7b(folder: Path) -> None:
+    """Llama 2 7B in 16 bits, as far as its headers go: the file is one hole of 13.5 GB."""
+    config = SHAPES["Llama 2 7B"] | {"architectures": ["LlamaForCausalLM"]}
+    width, size, words = 4096, 11008, 32000
+    shapes = {
+        "model.embed_tokens": (words, width),
+        "lm_head": (words, width),
+        "model.norm": (width,),
+    }
+    for n in range(32):
+        layer = f"model.layers.{n}"
+        shapes |= {f"{layer}.self_attn.{x}_proj": (width, width) for x in "qkvo"}
+        shapes |= {f"{layer}.mlp.{x}_proj": (size, width) for x in ("gate", "up")}
+        shapes |= {f"{layer}.mlp.down_proj": (width, size)}
+        shapes |= {f"{layer}.{x}_layernorm": (width,) for x in ("input", "post_attention")}
+    header: dict[str, Any] = {}
+    at = 0
+    for name, shape in shapes.items():
+        end = at + 2 * shape[0] * (shape[1] if len(shape) == 2 else 1)
+        entry = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, end]}
+        header[f"{name}.weight"], at = entry, end
+    text = json.dumps(header).encode()
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)
+
+
+def test_a_7b_model_on_a_small_card_says_what_fits_before_and_after_the_click(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WERKBANK_HOME", str(home))
+    write_7b(library.models_folder() / "llama-7b")
+
+    async def body(bench: Bench) -> None:
+        model = bench.find("folder:llama-7b")
+
+        def said(**options: Any) -> str:
+            return outlook(bench, model, complete("transformers", options))[0]
+
+        assert said() == "Needs about 6.3 GB of 10.5 GB free: fits."
+        wide = said(quantisation="bf16", context_length=4096)
+        assert wide.startswith(
+            "Needs about 15.3 GB of 10.5 GB free: does not fit. 8-bit: 9.2 GB · 4-bit: "
+        )
+        assert "layers on the GPU" not in wide
+        status = model_status(bench, model, {"quantisation": "bf16"})
+        assert "line bad" in status and "4-bit: 6.3 GB" in status and "Not loaded" in status
+        assert "Needs" not in model_status(bench, model)
+
+        resident = bench.supervisor.admit(
+            "transformers", str(model.ref), complete("transformers", {"quantisation": "bf16"})
+        )
+        resident.size = size_of(model)
+        with pytest.raises(Refused) as refused:
+            async for _ in bench._make_room(resident):
+                pass
+        assert "It fits as 8-bit: 9.2 GB · 4-bit: 6.3 GB." in refused.value.hint
+        assert "layers on the GPU" in refused.value.hint
+
+    with_bench(home, body, machine=SmallCard())
+
+
+def test_what_the_same_load_took_counts_and_what_comes_after_it_is_added(home: Path) -> None:
+    async def body(bench: Bench) -> None:
+        model = bench.find("smollm2-135m-instruct")
+        options = complete(model.backend, {})
+        args = (model.backend, str(model.ref), options, "cpu")
+        first = bench.forecast.of(*args)
+        assert first and outlook(bench, model, options)[0].endswith(": fits.")
+        loading = bench.load(model, {})
+        assert loading.task and isinstance(await loading.task, Done)
+        record = bench.measured.latest(kind="load")
+        assert record and record["fit_bytes"] == first.held
+        assert abs(record["measured_bytes"] / first.held - 1) < 0.15
+        again = bench.forecast.of(*args)
+        assert again and again.held == record["measured_bytes"]
+        assert again.total - again.held == first.total - first.held
+        assert bench.predict(loading.resident, "cpu") == again.total
+        # Another context was never measured: corrected by half of what the first one was off.
+        other = (model.backend, str(model.ref), complete(model.backend, {"context_length": 2048}))
+        plain, learned = bench.forecast.plain(*other, "cpu"), bench.forecast.of(*other, "cpu")
+        assert plain and learned
+        ratio = record["measured_bytes"] / first.held
+        assert learned.held / plain.held == pytest.approx(1 + (ratio - 1) / 2, abs=0.01)
+
+    with_bench(home, body)
+
+
+def test_nothing_is_said_of_what_nobody_can_foretell(home: Path) -> None:
+    async def body(bench: Bench) -> None:
+        echo = bench.find("echo")
+        assert outlook(bench, echo, complete("echo", {})) == ("", True)
+        assert bench.forecast.remedies("echo", "none:", {}, "cpu", 0, 0) == []
+        with pytest.raises(Refused):
+            outlook(bench, echo, complete("echo", {"load_seconds": -1}))
+
+    with_bench(home, body)
+
+
+def test_a_prediction_with_a_long_history_stays_quick(home: Path) -> None:
+    async def body(bench: Bench) -> None:
+        model = bench.find("smollm2-135m-instruct")
+        for n in range(2000):
+            bench.measured.append(
+                kind="load", backend=model.backend, model="folder:other", options={"n": n},
+                device="cpu", fit_bytes=GB, measured_bytes=GB,
+            )  # fmt: skip
+        options = complete(model.backend, {})
+        outlook(bench, model, options)
+        began = asyncio.get_running_loop().time()
+        outlook(bench, model, options)
+        assert asyncio.get_running_loop().time() - began < 0.05
+
+    with_bench(home, body)

@@ -1,0 +1,138 @@
+"""What a load will take, for the ledger and for people: foretold, measured, and what helps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from backends import BACKENDS
+from backends.base import ModelRef, Refused
+from backends.card import fit, fit_load, offload
+from backends.card.fit import Prediction
+from backends.card.measured import Measured
+from backends.card.source import read_source
+from backends.models import library
+from backends.models.library import Listed
+from backends.params import read
+from backends.runtime.supervisor import Resident
+
+if TYPE_CHECKING:
+    from webui.bench import Bench
+
+
+class Forecast:
+    """Predictions of loads, corrected by what the file of measurements says of this card."""
+
+    def __init__(self, measured: Measured) -> None:
+        self.measured = measured
+        self._kept: tuple[tuple[int, int], list[dict[str, Any]]] = ((0, 0), [])
+
+    def loads(self) -> list[dict[str, Any]]:
+        """All loads that were measured, oldest first; the file is read when it has changed."""
+        try:
+            found = self.measured.path.stat()
+        except OSError:
+            return []
+        stamp = (found.st_mtime_ns, found.st_size)
+        if self._kept[0] != stamp:
+            self._kept = (stamp, list(self.measured.records(kind="load")))
+        return self._kept[1]
+
+    def plain(
+        self, backend: str, model: str, options: dict[str, Any], device: str
+    ) -> Prediction | None:
+        """From the model's headers alone. None where nothing foretells this backend, where the
+        model is not here or its files cannot be read."""
+        card = BACKENDS[backend].card
+        try:
+            source = read_source(library.locate(ModelRef.parse(model)))
+            trained = source.shape.context if source.shape else 0
+            plan = card.plan(read(card.load_options, options), device, trained)
+        except (Refused, OSError, ValueError):
+            return None
+        return fit_load.predict(source, plan, card.memory_base) if plan else None
+
+    def of(
+        self, backend: str, model: str, options: dict[str, Any], device: str
+    ) -> Prediction | None:
+        """The same, corrected: by all loads of this backend, or by the last one just like it,
+        which counts for what it took; what comes after the load is added to that."""
+        prediction = self.plain(backend, model, options, device)
+        if prediction is None:
+            return None
+        if took := self.took(backend, model, options, device):
+            more = took - prediction.held
+            parts = (*prediction.parts, ("measured before", more))
+            return replace(prediction, parts=parts, held=took, uncertain=False, error=0.01)
+        return fit.learn(self.loads(), backend, device).correct(prediction)
+
+    def took(self, backend: str, model: str, options: dict[str, Any], device: str) -> int:
+        """What the last load with the same options held when it was done; 0 where there is none."""
+        same = {"backend": backend, "model": model, "options": options, "device": device}
+        for record in reversed(self.loads()):
+            if all(record.get(key) == value for key, value in same.items()):
+                return int(record.get("measured_bytes") or 0)
+        return 0
+
+    def bytes(self, resident: Resident, device: str) -> int:
+        """What it will hold at most; where nothing foretells that, what it held before, or its
+        file times the backend's factor, in RAM with the libraries that each process has."""
+        known = self.of(resident.backend, resident.model, resident.options, device)
+        if known:
+            return known.total
+        if took := self.took(resident.backend, resident.model, resident.options, device):
+            return took
+        card, size = resident.card, resident.size
+        weights = card.weights(read(card.load_options, resident.options), size, device)
+        if device == "cpu":
+            return int(weights.ram_bytes * card.memory_factor + card.memory_base)
+        on_gpu = offload.share(weights.gpu_layers, size.layers)
+        return int(weights.gpu_bytes * on_gpu * card.memory_factor)
+
+    def remedies(
+        self, backend: str, model: str, options: dict[str, Any], device: str, free: int, ram: int
+    ) -> list[fit.Remedy]:
+        """Load options that fit into `free` bytes of the device; with layers in `ram` at last."""
+        card = BACKENDS[backend].card
+        try:
+            source = read_source(library.locate(ModelRef.parse(model)))
+            trained = source.shape.context if source.shape else 0
+            plan = card.plan(read(card.load_options, options), device, trained)
+        except (Refused, OSError, ValueError):
+            return []
+
+        def told(changed: dict[str, Any]) -> Prediction | None:
+            return self.of(backend, model, changed, device)
+
+        return fit.remedies(told, options, free, plan.context if plan else 0, ram)
+
+
+def sentence(remedies: list[fit.Remedy]) -> str:
+    """For a refusal: "It fits as 4-bit: 5.9 GB · context 4,096: 10.8 GB."; "" for none."""
+    return f"It fits as {listing(remedies)}." if remedies else ""
+
+
+def listing(remedies: list[fit.Remedy]) -> str:
+    return " · ".join(remedy.text for remedy in remedies)
+
+
+def outlook(bench: Bench, listed: Listed, options: dict[str, Any]) -> tuple[str, bool]:
+    """One line before the click, and whether it fits: "Needs about 0.4 GB of 20.1 GB free: fits."
+
+    "" where nothing can be foretold. Raises Refused for an option that is wrong.
+    """
+    device = bench.device_of(listed.backend, options)
+    args = (listed.backend, str(listed.ref), options, device)
+    prediction = bench.forecast.of(*args)
+    if prediction is None:
+        return "", True
+    free, had = max(0, bench.ledger.available(device)), bench.to_be_had(device)
+    text = f"Needs about {fit.gigabytes(prediction.total)} of {fit.gigabytes(free)} free"
+    guess = f" {prediction.note}" if prediction.uncertain else ""
+    if prediction.total <= free:
+        return f"{text}: fits.{guess}", True
+    if prediction.total <= had:
+        return f"{text}: fits when idle models are unloaded, which happens by itself.{guess}", True
+    ways = bench.forecast.remedies(*args, free=had, ram=bench.to_be_had("cpu"))
+    helps = f" {listing(ways)}." if ways else ""
+    return f"{text}: does not fit.{helps}{guess}", False
