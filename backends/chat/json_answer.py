@@ -17,6 +17,9 @@ from backends.chat.tool_calls import forced_schema
 # what fits exactly one of several cannot be told while it is written.
 STYLE = {"whitespace_pattern": "[ \\n\\t]{0,40}", "coerce_one_of": True}
 SCHEMA_CHARACTERS = 200_000
+# llama.cpp's llguidance takes up to 500 bytes for each element that an array must or may have: a
+# "minItems" of a thousand million filled 24 GB and ended with the system killing the worker.
+SCHEMA_ITEMS = 100_000
 
 
 def schema_of(params: ChatParams) -> dict[str, Any] | None:
@@ -40,6 +43,11 @@ def with_style(schema: dict[str, Any]) -> dict[str, Any]:
             f"The JSON schema has {len(text):,} characters, more than {SCHEMA_CHARACTERS:,}.",
             "Send a smaller one.",
         )
+    if counted_items(schema) > SCHEMA_ITEMS:
+        raise Refused(
+            f"The JSON schema counts arrays beyond {SCHEMA_ITEMS:,} elements.",
+            "Make its minItems and maxItems smaller, or leave them out.",
+        )
     grammar = LLMatcher.grammar_from_json_schema(text)
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
     if failed:
@@ -48,6 +56,20 @@ def with_style(schema: dict[str, Any]) -> dict[str, Any]:
             f"The JSON schema cannot be followed: {why}.", "Leave that out, or write it otherwise."
         )
     return styled
+
+
+def counted_items(schema: dict[str, Any]) -> float:
+    """What all "minItems" and "maxItems" of a schema come to."""
+    total, left = 0.0, [schema]
+    while left:
+        part: Any = left.pop()
+        if isinstance(part, dict):
+            counts = (part.get("minItems"), part.get("maxItems"))
+            total += sum(abs(count) for count in counts if isinstance(count, float | int))
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+    return total
 
 
 def went_astray(detail: str) -> Refused:

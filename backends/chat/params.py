@@ -156,7 +156,8 @@ class ChatParams(Params):
         if any(not s for s in self.stop):
             raise ValueError("A stop string is empty. Remove the empty line.")
         for token, bias in self.logit_bias.items():
-            if not token.isdecimal() or type(bias) not in (int, float) or not -100 <= bias <= 100:
+            known = token.isdecimal() and len(token) <= 9  # llama.cpp's ids have 32 bits
+            if not known or type(bias) not in (int, float) or not -100 <= bias <= 100:
                 raise ValueError(
                     f"Logit bias cannot be {token[:20]!r}: {bias!r}. Give token ids, each with a "
                     "number from -100 to 100."

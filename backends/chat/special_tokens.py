@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from backends.base import Refused
+
 PRIVATE = range(0xE000, 0xF8FF)  # characters that mean nothing: one marks the cuts in a template
 
 
@@ -32,7 +34,13 @@ class SpecialTokens:
         texts = [str(turn["content"]) for turn in turns]
         if not any(self.are_in(text) for text in texts):
             return turns, ""
-        mark = next(chr(c) for c in PRIVATE if not any(chr(c) in text for text in texts))
+        used = set[str]().union(*texts)
+        mark = next((chr(c) for c in PRIVATE if chr(c) not in used), "")
+        if not mark:
+            raise Refused(
+                "The conversation holds all of Unicode's private characters.",
+                "Start a new one without them.",
+            )
         cut = [self._marked(text, mark) for text in texts]
         return [{**turn, "content": text} for turn, text in zip(turns, cut, strict=True)], mark
 

@@ -217,7 +217,7 @@ def _scale(name: str, config: dict[str, Any], layer: str, rank: int) -> float:
         if layer == plain or (plain == pattern and layer.endswith("." + plain)):
             alpha = value
             break
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or abs(alpha) > 1e6:
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= 1e6:
         raise Refused(f"The adapter {name} has the alpha {str(alpha)[:40]}.", AGAIN)
     return float(alpha / (rank**0.5 if config.get("use_rslora") is True else rank))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backends.chat.special_tokens import SpecialTokens, pieces
+from backends.base import Refused
+from backends.chat.special_tokens import PRIVATE, SpecialTokens, pieces
 
 NAMES = ("<|end|>", "<s>", "<|end|>more")
 
@@ -35,3 +36,9 @@ def test_a_conversation_without_names_is_left_as_it_is() -> None:
 def test_the_mark_is_in_no_message() -> None:
     turns = [{"role": "user", "content": "<s>\ue000"}, {"role": "assistant", "content": "\ue001"}]
     assert SpecialTokens(NAMES).marked(turns)[1] == "\ue002"
+
+
+def test_a_message_of_all_that_could_be_a_mark_is_refused() -> None:
+    text = "<s>" + "".join(map(chr, PRIVATE))
+    with pytest.raises(Refused, match="private characters"):
+        SpecialTokens(NAMES).marked([{"role": "user", "content": text}])

@@ -91,6 +91,7 @@ def test_a_pickled_one_is_listed_with_its_problem_and_never_opened(models: Path)
         ({"lora_bias": True}, "uses lora_bias"),
         ({"alpha_pattern": {"(a+)+b": 3}}, "has the pattern"),
         ({"lora_alpha": "much"}, "has the alpha much"),
+        ({"lora_alpha": float("nan")}, "has the alpha nan"),
         ({"auto_map": "code.py"}, "auto_map"),
     ],
 )

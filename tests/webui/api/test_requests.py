@@ -118,6 +118,7 @@ def test_content_in_parts_and_the_developer_role_are_understood(client: openai.O
         ({"logprobs": True, "top_logprobs": 21}, "no number from 0 to 20"),
         ({"logprobs": 2}, "'logprobs' is not true or false"),
         ({"logit_bias": {"a": 1}}, "Logit bias cannot be 'a': 1"),
+        ({"logit_bias": {"9" * 20: 1}}, "Logit bias cannot be '999"),
         ({"json_schema": {}}, "'json_schema' is not known"),
         ({"prompt": "x"}, "'prompt' is not known"),
         ({"trust_remote_code": True}, "'trust_remote_code' is not known"),
