@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from webui.answers import Answer
 
 HERE = 5.0  # seconds since its page last asked: a visitor counts as here
+SILENT = 60.0  # seconds: who has written nothing and is away so long gives way to a new one
 ADDRESSES = 10_000  # remembered at most
 
 
@@ -48,7 +49,11 @@ class Visitors:
     def enter(self) -> Visitor | None:
         """A new one, or None where the demo is full."""
         if len(self.known) >= self.terms.visitors:
-            return None
+            idle = [v for v in self.known.values() if not v.used and not v.turns]
+            oldest = min(idle, key=lambda v: v.seen, default=None)
+            if oldest is None or time.monotonic() - oldest.seen < SILENT:
+                return None
+            del self.known[oldest.id]
         visitor = Visitor(secrets.token_urlsafe(24))
         self.known[visitor.id] = visitor
         return visitor

@@ -47,3 +47,14 @@ def test_a_demo_takes_so_many_visitors_and_counts_what_they_send() -> None:
     first.used, second.seen = 2, second.seen - 60
     assert (visitors.left(first), visitors.left(second)) == (1, 3)
     assert (visitors.here, visitors.messages) == (1, 2)
+
+
+def test_in_a_full_demo_who_went_without_a_word_gives_way() -> None:
+    visitors = Visitors(Terms(visitors=2))
+    talks, silent = visitors.enter(), visitors.enter()
+    assert talks and silent
+    talks.used, talks.seen = 1, talks.seen - 1000
+    assert visitors.enter() is None  # it may be reading
+    silent.seen -= quota.SILENT + 1
+    new = visitors.enter()
+    assert new and set(visitors.known) == {talks.id, new.id}
