@@ -4,6 +4,7 @@
   const clipboard = navigator.clipboard;
   if (clipboard) {
     const write = clipboard.writeText.bind(clipboard);
-    clipboard.writeText = (text) => write(text.replace(footer, ''));
+    // webui/chat/markdown.py writes a < that would begin a tag as its number.
+    clipboard.writeText = (text) => write(text.replace(footer, '').replaceAll('&#60;', '<'));
   }
 }

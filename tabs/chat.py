@@ -45,11 +45,13 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 @dataclass(frozen=True)
 class Parts:
     """The components that handlers fill. `tip`: the last message shown, which the next goes behind;
-    `editing`: the message whose new text is in the box."""
+    which the next goes behind;
+        `editing`: the message whose new text is in the box; `draft`: what stood there before."""
 
     current: Any
     tip: Any
     editing: Any
+    draft: Any
     conversations: Panel
     log: Any
     status: Any
@@ -69,7 +71,7 @@ class Parts:
         ]  # fmt: skip
 
     def editor(self) -> list[Any]:
-        return [self.editing, self.note, self.cancel, self.box]
+        return [self.editing, self.draft, self.note, self.cancel, self.box]
 
 
 def build(bench: Bench) -> None:
@@ -109,12 +111,13 @@ def build(bench: Bench) -> None:
                 form = with_adapters(form, prefix="chat", folder=bench.home / "models")
             compare.build_settings(picker.first)
             build_share(bench, picker, form)
-    current, tip, editing = (
-        gr.Textbox(visible=False, elem_id=f"chat-{name}") for name in ("current", "tip", "editing")
+    current, tip, editing, draft = (
+        gr.Textbox(visible=False, elem_id=f"chat-{name}")
+        for name in ("current", "tip", "editing", "draft")
     )
     parts = Parts(
-        current, tip, editing, conversations, log, status, note, cancel, box, send, stop, fullness,
-        build_buttons(key),
+        current, tip, editing, draft, conversations, log, status, note, cancel, box, send, stop,
+        fullness, build_buttons(key),
     )  # fmt: skip
     Chat(bench, parts, picker, form, attach, compare, key).wire(new)
 
@@ -143,16 +146,20 @@ class Chat:
     def wire(self, new: Any) -> None:
         parts, compare = self.parts, self.compare
         settings = [*self.picker.inputs, *self.form.components, *compare.inputs]
+        edit = [parts.editing, parts.draft]
         everything = [*parts.shown(), *parts.editor(), *compare.shown(), *self.attach.shown()]
         sent = gr.on(
             [parts.send.click, parts.box.submit], self.send,
-            [parts.box, parts.current, parts.tip, parts.editing, self.attach.files, *settings],
+            [parts.box, parts.current, parts.tip, *edit, self.attach.files, *settings],
             everything, **QUIET,
         )  # fmt: skip
         clicked = parts.buttons.select(
-            self.press, [parts.current, self.attach.files, *settings], everything, **QUIET
+            self.press,
+            [parts.box, parts.current, *edit, self.attach.files, *settings],
+            everything,
+            **QUIET,
         )
-        opened = parts.conversations.list.select(self.choose, parts.editing, everything, **QUIET)
+        opened = parts.conversations.list.select(self.choose, edit, everything, **QUIET)
         root = gr.context.Context.root_block
         first = root.load(self.open_first, parts.current, everything, js=REMEMBERED, **QUIET)
         compare.voted(self.vote, parts.current, everything, **QUIET)
@@ -177,13 +184,13 @@ class Chat:
             **QUIET,
         )  # fmt: skip
         parts.stop.click(self.stop, parts.current, None, queue=False, **QUIET)
-        parts.cancel.click(self.leave_edit, None, parts.editor(), queue=False, **QUIET)
-        new.click(self.start_new, parts.editing, everything, queue=False, **QUIET)
+        parts.cancel.click(self.leave_edit, parts.draft, parts.editor(), queue=False, **QUIET)
+        new.click(self.start_new, edit, everything, queue=False, **QUIET)
         parts.conversations.wire(
             parts.current,
             stop=self.stop,
             leave=self.start_new,
-            editing=parts.editing,
+            editing=edit,
             outputs=everything,
         )
         parts.current.change(None, parts.current, parts.current, js=REMEMBER)
@@ -193,18 +200,18 @@ class Chat:
 
     async def send(
         self, request: gr.Request, text: str, current: str, tip: str, editing: str,
-        files: list[Any], *values: Any,
+        draft: str, files: list[Any], *values: Any,
     ) -> dict[Any, Any]:  # fmt: skip
         page = page_of(request)
         if editing:
             wish = Wish("edit", current, editing, text, (), page)
         else:
             wish = Wish("send", current, tip, text, self.attach.read(files), page)
-        return self._begin(wish, values)
+        return self._begin(wish, values, draft)
 
     async def press(
-        self, request: gr.Request, event: gr.EventData, current: str, files: list[Any],
-        *values: Any,
+        self, request: gr.Request, event: gr.EventData, text: str, current: str, editing: str,
+        draft: str, files: list[Any], *values: Any,
     ) -> dict[Any, Any]:  # fmt: skip
         """One of the buttons under a message, or beside a file that is to be sent."""
         act, page = pressed(event), page_of(request)
@@ -212,14 +219,14 @@ class Chat:
             if act.act in ("retry", "continue"):
                 return self._begin(Wish(act.act, current, act.message, visitor=page), values)  # type: ignore[arg-type]
             if act.act == "edit":
-                return self._edit(act)
+                return self._edit(act, draft if editing else text)
             if act.act == "unattach":
                 return self.attach.without(files, act.message)
             return self._change(page, current, act)
         except (Refused, ValueError) as error:
             return {self.parts.status: problem(str(error))}
 
-    def _begin(self, wish: Wish, values: tuple[Any, ...]) -> dict[Any, Any]:
+    def _begin(self, wish: Wish, values: tuple[Any, ...], draft: str = "") -> dict[Any, Any]:
         """Write the question into the store and start the answer, or say why not."""
         parts, bench = self.parts, self.bench
         answers: list[Answer] = []
@@ -237,11 +244,11 @@ class Chat:
             return {parts.status: problem(str(error))}
         self._look(wish.visitor, conversation)
         same = wish.act == "retry" and not right and not left.settings.get("temperature")
-        update = {**self.shown(conversation), **self.leave_edit()}
+        update = self.shown(conversation)
         if wish.act == "send":
-            update |= self.attach.emptied()
-        elif wish.act != "edit":
-            update.pop(parts.box)
+            update |= {**self.leave_edit(), **self.attach.emptied()}
+        elif wish.act == "edit":
+            update |= self.leave_edit(draft)
         update[parts.status] = line(SAME_AGAIN, "note") if same else ""
         return update
 
@@ -256,7 +263,7 @@ class Chat:
 
     # What changes a conversation without a model
 
-    def _edit(self, act: Pressed) -> dict[Any, Any]:
+    def _edit(self, act: Pressed, draft: str) -> dict[Any, Any]:
         message = self.bench.store.message(act.message)
         if message is None:
             raise Refused("This message does not exist any more.", "Reload the page.")
@@ -265,17 +272,20 @@ class Chat:
         note = f"Editing {'your message' if mine else 'an answer'}. {what}; the old one is kept."
         return {
             self.parts.editing: message.id,
+            self.parts.draft: draft,
             self.parts.note: line(note, "note"),
             self.parts.cancel: gr.Button(visible=True),
             self.parts.box: gr.Textbox(value=message.text, autofocus=True),
         }
 
-    def leave_edit(self) -> dict[Any, Any]:
+    def leave_edit(self, draft: str = "") -> dict[Any, Any]:
+        """The box holds again what was typed before the edit."""
         return {
             self.parts.editing: "",
+            self.parts.draft: "",
             self.parts.note: "",
             self.parts.cancel: gr.Button(visible=False),
-            self.parts.box: "",
+            self.parts.box: draft,
         }
 
     def _change(self, page: str, current: str, act: Pressed) -> dict[Any, Any]:
@@ -315,11 +325,11 @@ class Chat:
         return {**self._open(page, current), **told}
 
     async def choose(
-        self, request: gr.Request, event: gr.EventData, editing: str
+        self, request: gr.Request, event: gr.EventData, editing: str, draft: str
     ) -> dict[Any, Any]:
         return {
             **self._open(page_of(request), selected(event)),
-            **(self.leave_edit() if editing else {}),  # what else was typed stays
+            **(self.leave_edit(draft) if editing else {}),  # what else was typed stays
             self.parts.status: "",
         }
 
@@ -333,8 +343,8 @@ class Chat:
         pair = running and open_pair(self.bench, shown_of(self.bench, conversation, self.key))
         self.views.look(page, conversation, running, pair=bool(pair))
 
-    def start_new(self, request: gr.Request, editing: str) -> dict[Any, Any]:
-        left = self.leave_edit() if editing else {}
+    def start_new(self, request: gr.Request, editing: str, draft: str) -> dict[Any, Any]:
+        left = self.leave_edit(draft) if editing else {}
         return {**self._open(page_of(request), ""), **left, self.parts.status: ""}
 
     async def follow(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
@@ -346,10 +356,13 @@ class Chat:
         yield {parts.log: gr.skip()}
         if begun is None:
             return
-        answer, told = begun.answers[0], ""
+        answer, told, drawn = begun.answers[0], "", None
         shown = shown_of(self.bench, begun.conversation, self.key)
         async for _ in answer.watch():
-            now: dict[Any, Any] = {parts.log: chatbot_value(shown, answer)}
+            now: dict[Any, Any] = {parts.log: gr.skip()}
+            if (answer.text, answer.over) != drawn:  # a long log takes a browser 0.1 s to draw
+                drawn = (answer.text, answer.over)
+                now[parts.log] = chatbot_value(shown, answer)
             if status_of(answer) != told:
                 told = status_of(answer)
                 now[parts.status] = told

@@ -77,8 +77,8 @@ class Panel:
         outputs: list[Any],
     ) -> None:
         """`current` holds the id of the open conversation. `stop(id)` ends what is written in one,
-        before it is deleted; `leave`, with `editing` and `outputs`, opens none where the open one
-        went."""
+        before it is deleted; `leave`, with `editing` (what it reads of an edit) and `outputs`,
+        opens none where the open one went."""
         seen = [self.search, self.limit, current]
 
         async def act(event: gr.EventData, current: str) -> tuple[Any, Any, Any]:

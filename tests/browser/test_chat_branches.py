@@ -148,11 +148,71 @@ def test_buttons_that_a_model_writes_do_nothing(server: Served, open_page: Open)
     ask(page, "keep me")
     fake = '<button class="act act-delete m-{}">Delete</button>'
     ask(page, f'x <span class="acts last k01">{fake.format(1)}</span> {fake.format(2)}')
-    for button in page.locator("#chat-log .bot .act-delete").all()[1:3]:
-        button.click(force=True)
-    page.wait_for_timeout(600)
-    expect(page.locator("#chat-log .bot")).to_have_count(2)
-    expect(page.locator("#chat-status")).not_to_contain_text("gone")
+    expect(page.locator("#chat-log .bot").last).to_contain_text(
+        '<button class="act act-delete m-1"'
+    )
+    expect(page.locator("#chat-log .bot .act-delete")).to_have_count(2)  # one of ours for each
+
+
+def test_text_that_looks_like_html_is_shown_and_copied_as_it_is(
+    server: Served, open_page: Open, picture: Picture
+) -> None:
+    page = echo(server, open_page, permissions=["clipboard-read", "clipboard-write"])
+    said = (
+        'vector<int> x; if (a<b && c>d) <div class="a">\n\n'
+        "```html\n<p>hi</p>\n```\n\nend <!-- x -->"
+    )
+    ask(page, said)
+    for who in ("user", "bot"):
+        turn = page.locator(f"#chat-log .{who}").last
+        for part in (
+            "vector<int> x; if (a<b && c>d)",
+            '<div class="a">',
+            "<p>hi</p>",
+            "<!-- x -->",
+        ):
+            expect(turn).to_contain_text(part)
+    picture(page, "chat-html")
+    page.locator("#chat-log .bot").last.hover()
+    page.locator('#chat-log button[title*="opy"]').last.click()
+    page.wait_for_timeout(300)
+    assert page.evaluate("navigator.clipboard.readText()") == said
+
+
+def test_a_fence_in_a_fence_leaves_the_buttons_outside(server: Served, open_page: Open) -> None:
+    page = echo(server, open_page)
+    ask(page, "````md\n# title\n```\nin it\n````")
+    ask(page, "1. so\n   ```py\n   x = 1")
+    expect(page.locator("#chat-log .bot .act-delete")).to_have_count(2)
+
+
+def test_what_was_typed_survives_an_edit(server: Served, open_page: Open) -> None:
+    page = echo(server, open_page)
+    box = page.locator("#chat-box textarea")
+    ask(page, "said")
+    for leave in ("Escape", "Enter"):
+        box.fill("a long draft")
+        press(page, "user", "edit")
+        expect(box).not_to_have_value("a long draft")
+        box.focus()
+        page.keyboard.press(leave)
+        expect(box).to_have_value("a long draft")
+    press(page, "user", "edit")
+    expect(box).to_have_value("said")
+    page.locator("#chat-new").click()
+    expect(box).to_have_value("a long draft")
+
+
+def test_too_many_files_are_named_once(server: Served, open_page: Open, tmp_path: Path) -> None:
+    page = echo(server, open_page)
+    files = [tmp_path / f"n{i}.txt" for i in range(10)]
+    for file in files:
+        file.write_text("text", "utf-8")
+    picked = page.locator("input[data-testid=Attach-upload-button]")
+    picked.set_input_files([str(f) for f in files])
+    expect(page.locator("#chat-files .file")).to_have_count(8, timeout=20_000)
+    expect(page.locator("#chat-status [role=alert]")).to_have_count(1)
+    expect(page.locator("#chat-status")).to_contain_text("then: n8.txt, n9.txt.")
 
 
 def test_figures_and_buttons_stay_out_of_an_unfinished_code_block(
@@ -228,7 +288,7 @@ def test_files_go_along_with_their_tokens(
     note.write_text("# Colours\nThe secret colour is turquoise.\n" * 20, "utf-8")
     big = tmp_path / "big.txt"
     big.write_bytes(b"word " * 10_000_000)
-    picked = page.locator("input[type=file]").first
+    picked = page.locator("input[data-testid=Attach-upload-button]")
     picked.set_input_files([str(note)])
     chip = page.locator("#chat-files .file")
     expect(chip).to_contain_text(re.compile(r"Notiz für Köln.md.*\d+ tokens"), timeout=15_000)

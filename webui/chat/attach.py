@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from backends.base import Refused
-from webui.attachments import Attachment, as_prompt, attachments_of, read_attachment
+from webui.attachments import Attachment, as_prompt, attachments_of, clean_name, read_attachment
 from webui.bench import Bench
 from webui.chat.buttons import control
 from webui.form import Form
@@ -64,13 +64,16 @@ class Attach:
             request: gr.Request, paths: list[str], files: list[Any], *values: Any
         ) -> dict[Any, Any]:
             read, wrong = list(files or []), ""
-            for path in paths or []:
+            room = max(0, MOST - len(read))
+            for path in (paths or [])[:room]:
                 try:
-                    if len(read) >= MOST:
-                        raise Refused(f"A message takes {MOST} files.", "Send these first.")
                     read.append(await self._read(Path(path), picker, form, values))
                 except (Refused, ValueError) as error:
                     wrong += problem(str(error))
+            if more := [clean_name(Path(path).name) for path in (paths or [])[room:]]:
+                wrong += problem(
+                    f"A message takes {MOST} files. Send these first, then: {', '.join(more)}."
+                )
             return {self.files: read, self.chips: self.html(read), status: wrong}
 
         self.button.upload(

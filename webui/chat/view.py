@@ -10,12 +10,11 @@ from typing import Any
 from webui.answers import Answer
 from webui.attachments import attachments_of
 from webui.chat.buttons import buttons, control
+from webui.chat.markdown import closed, literal
 from webui.model_picker import details, line, progress_bar
 from webui.store import Message
 
 STATES = {"stopped": "stopped", "failed": "failed"}
-FENCES = ("```", "~~~")
-THINKING, THOUGHT = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def chatbot_value(shown: Shown, running: Answer | None = None) -> list[dict[str,
     spoken = [m for m in shown.messages if m.role != "system"]
     for at, message in enumerate(spoken):
         live = running if running and running.message == message.id else None
-        text = live.text if live else message.text
+        text = literal(live.text if live else message.text, message.role == "assistant")
         if live and not live.over:
             turns.append({"role": message.role, "content": text or "…"})
             continue
@@ -64,20 +63,6 @@ def chatbot_value(shown: Shown, running: Answer | None = None) -> list[dict[str,
         content = "\n\n".join(part for part in (closed(text), *foot) if part)
         turns.append({"role": message.role, "content": content})
     return turns
-
-
-def closed(text: str) -> str:
-    """The text with its last code block and thought ended, so that what follows is not in them."""
-    fence = ""
-    for row in text.splitlines():
-        mark = row.lstrip()[:3]
-        if mark in FENCES and (not fence or mark == fence):
-            fence = "" if fence else mark
-    if fence:
-        text = f"{text}\n{fence}"
-    if text.count(THINKING) > text.count(THOUGHT):
-        text = f"{text}\n{THOUGHT}\n\n"
-    return text
 
 
 def files(message: Message) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from webui.answers import Answer
 from webui.chat.buttons import new_key
-from webui.chat.view import Shown, chatbot_value, closed, meter
+from webui.chat.view import Shown, chatbot_value, meter
 from webui.store import Message
 
 
@@ -17,23 +17,6 @@ def message(id: str, role: str, text: str, parent: str = "", **more: object) -> 
 
 
 TALK = (message("1", "user", "q"), message("2", "assistant", "a", "1"))
-
-
-@pytest.mark.parametrize(
-    ("text", "ended"),
-    [
-        ("plain", "plain"),
-        ("```py\nx = 1\n```\nafter", "```py\nx = 1\n```\nafter"),
-        ("```py\nx = 1", "```py\nx = 1\n```"),
-        ("~~~\na ``` b", "~~~\na ``` b\n~~~"),
-        ("~~~\n```\n", "~~~\n```\n\n~~~"),
-        ("  ```\nindented", "  ```\nindented\n```"),
-        ("<think>hm", "<think>hm\n</think>\n\n"),
-        ("<think>hm</think>yes", "<think>hm</think>yes"),
-    ],
-)
-def test_what_was_left_open_is_closed(text: str, ended: str) -> None:
-    assert closed(text) == ended
 
 
 def test_buttons_stand_behind_the_text_and_name_their_message() -> None:
@@ -102,3 +85,11 @@ def test_names_of_files_are_text() -> None:
     extra = {"attachments": [{"name": "<b>x</b>.txt", "text": "secret"}]}
     content = chatbot_value(Shown((message("1", "user", "q", extra=extra),)))[0]["content"]
     assert "<b>" not in content and "secret" not in content and "x" in content
+
+
+def test_what_looks_like_html_is_shown_and_not_drawn() -> None:
+    talk = (message("1", "user", "fix <div>"), message("2", "assistant", "a vector<int>", "1"))
+    asked, answered = chatbot_value(Shown(talk))
+    assert asked["content"] == "fix &#60;div>" and answered["content"] == "a vector&#60;int>"
+    live = chatbot_value(Shown(talk), Answer("c", "2", text="a <b"))
+    assert live[1]["content"] == "a &#60;b"
