@@ -227,6 +227,16 @@ def test_figures_and_buttons_stay_out_of_an_unfinished_code_block(
     expect(page.locator("#chat-log .bot .usage").last).to_contain_text("token")
 
 
+LANGUAGES = ("python", "cpp", "c", "js", "typescript", "php", "java", "go", "rust", "bash", "sql",
+             "json", "yaml", "latex", "html", "css", "c++", "nosuch")  # fmt: skip
+
+
+def test_code_in_every_language_is_drawn(server: Served, open_page: Open) -> None:
+    page = echo(server, open_page)
+    ask(page, "\n".join(f"```{name}\nint x = 1; // {name}\n```" for name in LANGUAGES))
+    expect(page.locator("#chat-log .bot pre")).to_have_count(len(LANGUAGES))
+
+
 def test_two_browser_tabs_branch_and_lose_nothing(server: Served, open_page: Open) -> None:
     page = echo(server, open_page)
     ask(page, "common ground")

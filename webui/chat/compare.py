@@ -14,7 +14,7 @@ from backends.models.library import Listed
 from webui.adapter_picker import with_adapters
 from webui.answers import Answer
 from webui.bench import Bench
-from webui.chat.markdown import closed, literal
+from webui.chat.markdown import closed, drawable
 from webui.chat.pair import Pair, Vote, decide, open_pair
 from webui.chat.turns import Asked
 from webui.chat.view import Shown, footer
@@ -128,7 +128,7 @@ class Compare:
     def _value(self, message: Message, live: Answer | None) -> list[dict[str, Any]]:
         title = next((m.title for m in self.bench.models("chat") if m.id == message.model), "")
         name = f'<span class="usage">{escape(title or message.model)}</span>'
-        text = literal(live.text if live else message.text, answer=True)
+        text = drawable(live.text if live else message.text, answer=True)
         if live and not live.over:
             content = text or live.status or "…"
         else:

@@ -25,7 +25,29 @@ FAR = 2000  # characters to look for an end: a long text may open many and close
 CONTAINERS = r"(?P<before>(?:[ \t]|>|[-*+][ \t]|\d{1,9}[.)][ \t])*)"
 OPENS = re.compile(CONTAINERS + r"(?P<mark>`{3,}(?=[^`]*$)|~{3,})")
 CLOSES = re.compile(r"[ \t>]*(?P<mark>`{3,}|~{3,})[ \t]*$")
+CPP = re.compile(r"^(" + CONTAINERS.replace("?P<before>", "?:") + r"(?:`{3,}|~{3,})[ \t]*)cpp\b",
+                 re.MULTILINE | re.IGNORECASE)  # fmt: skip
 LISTED = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])[ \t]")
+
+
+def drawable(text: str, answer: bool = False) -> str:
+    """The text as gr.Chatbot draws all of it: see `literal` and `colourable`."""
+    return colourable(literal(text, answer))
+
+
+def colourable(text: str) -> str:
+    """C++ is coloured as C, its base in Prism.
+
+    Gradio 6.31 loads Prism's grammar of C++ without that of C and stumbles; the message with the
+    code is then not drawn at all.
+    """
+    if not CPP.search(text):
+        return text
+    rows, fence = [], ""
+    for row in text.split("\n"):
+        rows.append(row if fence else CPP.sub(r"\1c", row))
+        fence = _fence_after(row, fence)
+    return "\n".join(rows)
 
 
 def literal(text: str, answer: bool = False) -> str:

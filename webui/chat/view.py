@@ -10,7 +10,7 @@ from typing import Any
 from webui.answers import Answer
 from webui.attachments import attachments_of
 from webui.chat.buttons import buttons, control
-from webui.chat.markdown import closed, literal
+from webui.chat.markdown import closed, drawable
 from webui.model_picker import details, line, progress_bar
 from webui.store import Message
 
@@ -52,7 +52,7 @@ def chatbot_value(shown: Shown, running: Answer | None = None) -> list[dict[str,
     spoken = [m for m in shown.messages if m.role != "system"]
     for at, message in enumerate(spoken):
         live = running if running and running.message == message.id else None
-        text = literal(live.text if live else message.text, message.role == "assistant")
+        text = drawable(live.text if live else message.text, message.role == "assistant")
         if live and not live.over:
             turns.append({"role": message.role, "content": text or "…"})
             continue

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from backends.base import Refused
 from webui.app import theme, tune
+from webui.chat.markdown import drawable
 from webui.demo.door import VISITOR, DemoDoor
 from webui.demo.quota import Visitor
 from webui.demo.state import Demo
@@ -153,12 +154,13 @@ def shown(
     turns = visitor.turns
     log: list[dict[str, str]] = []
     for asked, told in turns:
-        log.append({"role": "user", "content": asked})
-        log += [{"role": "assistant", "content": told}] if told else []
+        log.append({"role": "user", "content": drawable(asked)})
+        log += [{"role": "assistant", "content": drawable(told, answer=True)}] if told else []
     running = answer is not None and not answer.over
     if answer is not None and running:
-        log.append({"role": "user", "content": question or visitor.question})
-        log.append({"role": "assistant", "content": answer.text or "…"})
+        log.append({"role": "user", "content": drawable(question or visitor.question)})
+        said = drawable(answer.text, answer=True)
+        log.append({"role": "assistant", "content": said or "…"})
     return [log, status_of(demo, visitor, answer), gr.Button(visible=not running),
             gr.Button(visible=running)]  # fmt: skip
 

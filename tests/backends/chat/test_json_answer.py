@@ -29,4 +29,5 @@ def test_arrays_that_would_fill_the_memory_are_refused(schema: dict[str, Any]) -
 
 def test_a_property_may_have_the_name_of_a_count() -> None:
     counted = {**ARRAY, "minItems": 2, "maxItems": SCHEMA_ITEMS // 2}
-    with_style({"type": "object", "properties": {"minItems": counted}})
+    schema = {"type": "object", "properties": {"minItems": counted}}
+    assert with_style(schema)["properties"]["minItems"] == counted

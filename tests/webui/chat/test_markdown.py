@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from webui.chat.markdown import closed, literal
+from webui.chat.markdown import closed, colourable, literal
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,17 @@ def test_a_long_odd_text_takes_no_time(text: str) -> None:
     literal(text)
     closed(text)
     assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("```cpp\nint x;\n```", "```c\nint x;\n```"),
+        ("1. so:\n   ~~~ CPP\n   x\n   ~~~", "1. so:\n   ~~~ c\n   x\n   ~~~"),
+        ("````md\n```cpp\n```\n````", "````md\n```cpp\n```\n````"),
+        ("cpp ```cpp``` cppreference", "cpp ```cpp``` cppreference"),
+        ("```cppx\n```", "```cppx\n```"),
+    ],
+)
+def test_cpp_is_coloured_as_c(text: str, shown: str) -> None:
+    assert colourable(text) == shown
