@@ -27,3 +27,22 @@ document.addEventListener('keydown', (event) => {
     edits.at(-1)?.click();
   }
 });
+
+// What was typed and not sent survives a reload.
+const DRAFT = 'werkbank.draft';
+const box = document.querySelector('#chat-box textarea');
+addEventListener('pagehide', () => {
+  const typed = document.querySelector('#chat-box textarea')?.value;
+  typed ? sessionStorage.setItem(DRAFT, typed) : sessionStorage.removeItem(DRAFT);
+});
+const draft = sessionStorage.getItem(DRAFT);
+if (draft && box && !box.value) {
+  box.value = draft;
+  box.dispatchEvent(new Event('input', { bubbles: true }));
+}
+
+// On a phone the list lies below the conversation that it opens.
+document.addEventListener('click', (event) => {
+  if (element.isConnected && innerWidth <= 720 && event.target.closest?.('#conversations .open[data-id]'))
+    document.querySelector('#chat-log')?.scrollIntoView({ block: 'start' });
+});

@@ -36,6 +36,7 @@ LATEX = [
     {"left": "\\[", "right": "\\]", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
 ]
+DECIDED = "This was decided already, in another tab perhaps. Good and Bad change a vote."
 SAME_AGAIN = "At temperature 0 the answer stays the same. Raise it to get another one."
 REMEMBERED = "() => [localStorage.getItem('werkbank.conversation') || '']"
 REMEMBER = "(id) => { localStorage.setItem('werkbank.conversation', id); return id; }"
@@ -307,8 +308,9 @@ class Chat:
         return {**self.shown(current), self.parts.status: status}
 
     async def vote(self, request: gr.Request, current: str, vote: str) -> dict[Any, Any]:
-        self.compare.decide(shown_of(self.bench, current, self.key), vote)
-        return {**self._open(page_of(request), current), self.parts.status: ""}
+        decided = self.compare.decide(shown_of(self.bench, current, self.key), vote)
+        told = "" if decided else line(DECIDED, "note")
+        return {**self._open(page_of(request), current), self.parts.status: told}
 
     async def stop(self, current: str) -> None:  # async: a plain function would run in a thread
         for answer in self.bench.answers.all_of(current):

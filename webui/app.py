@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import gradio as gr
 from fastapi import FastAPI
@@ -84,6 +84,11 @@ def theme() -> gr.themes.Base:
 
 def mount_page(app: FastAPI, page: gr.Blocks) -> FastAPI:
     """Put the page on the server's own app, under "/"."""
+    return mount(app, page, "page.js", "style.css", max_file_size=UPLOAD)
+
+
+def mount(app: FastAPI, page: gr.Blocks, script: str, style: str, **more: Any) -> FastAPI:
+    """`page` under "/", with files of assets/; nothing of Gradio's that nobody asked for."""
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         page,
@@ -93,11 +98,11 @@ def mount_page(app: FastAPI, page: gr.Blocks) -> FastAPI:
         enable_monitoring=False,
         show_error=False,
         ssr_mode=False,
-        max_file_size=UPLOAD,
         favicon_path=str(ASSETS / "logo.svg"),
         theme=theme(),
-        js=(ASSETS / "page.js").read_text("utf-8"),
-        css_paths=[ASSETS / "style.css"],
+        js=(ASSETS / script).read_text("utf-8"),
+        css_paths=[ASSETS / style],
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
+        **more,
     )
     return mounted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -325,10 +325,10 @@ class Bench:
         )  # fmt: skip
         return f"{hint} Or: {way}." if way else hint
 
-    def to_be_had(self, device: str) -> int:
-        """Bytes that a load could get there, everything idle unloaded."""
-        idle = [e.held_bytes for e in self.ledger.entries(device) if e.evictable]
-        return self.ledger.available(device) + sum(idle)
+    def to_be_had(self, device: str, but: Collection[str] = ()) -> int:
+        """Bytes that a load could get there, everything idle unloaded `but` these residents."""
+        idle = [e for e in self.ledger.entries(device) if e.evictable and e.id not in but]
+        return self.ledger.available(device) + sum(e.held_bytes for e in idle)
 
     def fits_together(self, *wanted: tuple[Listed, dict[str, Any]]) -> bool:
         """Whether these models can be in memory at the same time, others unloaded for them.
@@ -350,13 +350,7 @@ class Bench:
             new = Resident("", listed.backend, str(listed.ref), options, listed.title,
                            size=size_of(listed))  # fmt: skip
             needs[device] = needs.get(device, 0) + self.predict(new, device)
-        return all(
-            need <= self.ledger.available(device) + sum(
-                e.held_bytes for e in self.ledger.entries(device)
-                if e.evictable and e.id not in mine
-            )
-            for device, need in needs.items()
-        )  # fmt: skip
+        return all(need <= self.to_be_had(device, mine) for device, need in needs.items())
 
     async def _make_room(self, resident: Resident) -> AsyncGenerator[Event, None]:
         await self.fresh_reading()

@@ -444,15 +444,6 @@ class Store:
             newest = max(self._below(db, message))
         db.execute("UPDATE conversations SET head = ? WHERE id = ?", (newest, conversation))
 
-    def rewind(self, conversation: str, message: str) -> None:
-        """Show the branch only up to `message`: what is added next is a new branch there."""
-        with self.database.writing() as db:
-            db.execute(
-                "UPDATE conversations SET head = ? WHERE id = ? AND EXISTS"
-                " (SELECT 1 FROM messages WHERE id = ? AND conversation = ? AND deleted IS NULL)",
-                (_number(message), conversation, _number(message), conversation),
-            )
-
     def reopen_message(self, message: str) -> None:
         """An answer that ended is being written again, from where it stopped. Raises Refused."""
         with self.database.writing() as db:

@@ -143,6 +143,31 @@ def test_the_keyboard_edits_leaves_and_begins(server: Served, open_page: Open) -
     expect(page.locator("#chat-log .bot")).to_have_count(0)
 
 
+def test_what_was_typed_survives_a_reload(server: Served, open_page: Open) -> None:
+    page = echo(server, open_page, dies=True)
+    box = page.locator("#chat-box textarea")
+    box.fill("half a thought,\nand more")
+    page.reload()
+    expect(box).to_have_value("half a thought,\nand more")
+    choose_model(page, "Echo")
+    page.locator("#chat-send").click()
+    expect(page.locator("#chat-log .bot").last).to_contain_text("half a thought")
+    expect(box).to_have_value("")
+    page.reload()
+    expect(page.locator("#chat-log .bot").last).to_contain_text("half a thought")
+    expect(box).to_have_value("")
+
+
+def test_on_a_phone_a_conversation_that_is_opened_is_in_sight(
+    server: Served, open_page: Open
+) -> None:
+    page = echo(server, open_page, viewport={"width": 390, "height": 844})
+    ask(page, "seen on a phone")
+    page.locator("#chat-new").click()
+    page.locator("#conversations [data-id]", has_text="seen on a phone").first.click()
+    expect(page.locator("#chat-log")).to_be_in_viewport(ratio=0.5)
+
+
 def test_buttons_that_a_model_writes_do_nothing(server: Served, open_page: Open) -> None:
     page = echo(server, open_page)
     ask(page, "keep me")

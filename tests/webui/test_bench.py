@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,9 @@ from backends.events import Done, Event, Failed, Text
 from backends.models.library import Listed
 from backends.runtime import supervisor as runtime
 from backends.runtime.supervisor import SPARE, Resident
+from tests.benches import with_bench
 from webui.bench import Bench, Waiting, complete, size_of
 from webui.model_picker import first_choice
-
-
-def with_bench(home: Path, body: Callable[[Bench], Awaitable[None]], **options: Any) -> None:
-    async def run() -> None:
-        bench = Bench(home, **{"spare": False, **options})
-        await bench.start()
-        try:
-            await body(bench)
-        finally:
-            await bench.stop()
-
-    asyncio.run(run())
 
 
 def generate(bench: Bench, who: str = "a", **params: Any) -> tuple[asyncio.Task[None], list[Any]]:

@@ -9,19 +9,6 @@ from webui.store import Message, Store
 
 
 @pytest.fixture
-def store(tmp_path):
-    now = [1_000_000.0]
-
-    def clock():
-        now[0] += 1
-        return now[0]
-
-    store = Store(tmp_path / "werkbank.db", clock)
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def talk(store) -> tuple[str, Message, Message]:
     """A question and its answer."""
     made = store.new_conversation("Capitals").id
@@ -146,7 +133,6 @@ def test_what_is_deleted_or_under_way_cannot_be_changed(store, talk):
             change()
     with pytest.raises(Refused, match="go on from does not exist"):
         store.add_message(made, "user", "x", parent=answered.id)
-    store.rewind(made, answered.id)
     assert store.messages(made) == [asked]
     with pytest.raises(ValueError, match="A vote is -1, 0 or 1, not 2. Choose"):
         store.vote(asked.id, 2)

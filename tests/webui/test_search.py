@@ -5,18 +5,10 @@ from __future__ import annotations
 import pytest
 
 from webui.search import pieces, query_of
-from webui.store import Store
 
 
 @pytest.fixture
-def store(tmp_path):
-    now = [1_000_000.0]
-
-    def clock():
-        now[0] += 1
-        return now[0]
-
-    store = Store(tmp_path / "werkbank.db", clock)
+def store(store):
     for title, *said in (
         ("Leuchtturm", "Tell me a story", "The keeper of the lighthouse was called Jürgen."),
         ("100% sure", "Use snake_case in C++", "Danke 👩‍🔬 👍"),
@@ -25,8 +17,7 @@ def store(tmp_path):
         made = store.new_conversation(title).id
         for number, text in enumerate(said):
             store.add_message(made, "assistant" if number % 2 else "user", text)
-    yield store
-    store.close()
+    return store
 
 
 def titles(store, text):

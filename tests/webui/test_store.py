@@ -22,19 +22,6 @@ ROOT = Path(__file__).parents[2]
 HARD = "NUL \0, emoji 👩‍🔬, العربية, Ünï, tab\t, line\r\nline, quote ' \" ; --"
 
 
-@pytest.fixture
-def store(tmp_path):
-    now = [1_000_000.0]
-
-    def clock():
-        now[0] += 1
-        return now[0]
-
-    store = Store(tmp_path / "Ünï côde" / "werkbank.db", clock)
-    yield store
-    store.close()
-
-
 def texts(store, conversation):
     return [m.text for m in store.messages(conversation)]
 
@@ -94,12 +81,10 @@ def test_a_second_answer_is_a_branch_and_the_newest_is_shown(store):
     made = store.new_conversation("a").id
     asked = store.add_message(made, "user", "q")
     first = store.add_message(made, "assistant", "one")
-    store.rewind(made, asked.id)
-    assert texts(store, made) == ["q"]
-    second = store.add_message(made, "assistant", "two")
+    second = store.add_message(made, "assistant", "two", parent=asked.id)
     assert texts(store, made) == ["q", "two"]
     assert (second.parent, second.position) == (first.parent, first.position)
-    store.rewind(made, first.id)  # the older branch is still there
+    store.show_branch(first.id)  # the older branch is still there
     assert texts(store, made) == ["q", "one"]
     store.add_message(made, "user", "edited", parent="")
     assert texts(store, made) == ["edited"]
@@ -111,7 +96,6 @@ def test_a_branch_cannot_start_in_another_conversation(store):
     for parent in (foreign.id, "999", "x", "9" * 40):
         with pytest.raises(Refused):
             store.add_message(b, "user", "hi", parent=parent)
-    store.rewind(b, foreign.id)
     assert texts(store, b) == []
 
 

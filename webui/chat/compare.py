@@ -93,11 +93,14 @@ class Compare:
         for (vote, _), button in zip(SIDES, self.votes, strict=True):
             button.click(_with(handler, vote), current, outputs, **event)
 
-    def decide(self, shown: Shown, vote: str) -> None:
+    def decide(self, shown: Shown, vote: str) -> bool:
+        """Keep the vote; False where there is nothing to decide any more."""
         pair = open_pair(self.bench, shown)
         chosen: dict[str, Vote] = {"left": "left", "right": "right", "alike": "alike"}
-        if pair and vote in chosen:
-            decide(self.bench, pair, chosen[vote])
+        if pair is None or vote not in chosen:
+            return False
+        decide(self.bench, pair, chosen[vote])
+        return True
 
     # What is shown
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from fastapi import FastAPI
 
 from backends.base import Refused
-from webui.app import theme, tune
+from webui.app import mount, tune
 from webui.chat.markdown import drawable
 from webui.demo.door import VISITOR, DemoDoor
 from webui.demo.quota import Visitor
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from webui.answers import Answer
     from webui.bench import Bench
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 HEAD = '<meta name="robots" content="noindex">'
 PLACEHOLDER = (
     "### Ask something\nThe answers come from a model on somebody's own computer. They may be "
@@ -40,25 +38,10 @@ LATEX = [
 def build_server(bench: Bench, demo: Demo) -> tuple[FastAPI, gr.Blocks]:
     """The demo's own app, door included, and its page."""
     page = build_page(bench, demo)
+    demo.calls.inputs = {number: len(call.inputs) for number, call in page.fns.items()}
     server = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     server.add_middleware(DemoDoor, demo=demo)
-    gr.mount_gradio_app(
-        server,
-        page,
-        path="/",
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        show_error=False,
-        ssr_mode=False,
-        max_file_size="1kb",
-        favicon_path=str(ASSETS / "logo.svg"),
-        theme=theme(),
-        head=HEAD,
-        js=(ASSETS / "demo.js").read_text("utf-8"),
-        css_paths=[ASSETS / "demo.css"],
-        app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
-    )
+    mount(server, page, "demo.js", "demo.css", max_file_size="1kb", head=HEAD)
     return server, page
 
 

@@ -27,7 +27,8 @@ LARGEST_BODY = 64 * 1024  # bytes
 COOKIE = "werkbank_demo_"
 LOOPBACK = ("127.0.0.1", "::1")
 # What the page asks for, seen in Chromium; `tests/webui/demo/test_door.py` walks all the others.
-GET_PATHS = {"/", "/theme.css", "/favicon.ico", "/gradio_api/queue/data"}
+LISTEN = "/gradio_api/queue/data"
+GET_PATHS = {"/", "/theme.css", "/favicon.ico", LISTEN}
 GET_FOLDERS = ("/assets/", "/static/")
 POST_PATHS = {"/gradio_api/queue/join"}
 # The first ones would make Gradio believe in another address than ours. It needs no cookie, and
@@ -67,6 +68,8 @@ class DemoDoor:
             body = await read_body(receive)
             if body is None:
                 return await refusal(413, "That is too large.")(scope, receive, sending)
+            if not self.demo.calls.may_join(scope[VISITOR], body):
+                return await not_ours()(scope, receive, sending)
             receive = replay(body, receive)
         await self.app(scope, receive, sending)
 
@@ -94,6 +97,8 @@ class DemoDoor:
                 return door_page(401, "A chat, for invited guests.", ASK, FORM)
             return refusal(401, "Enter the passphrase first.")
         scope[VISITOR] = visitor.id
+        if path == LISTEN and not self.demo.calls.owns(visitor.id, page_hash(scope)):
+            return not_ours()
         return None
 
     def _visitor(self, headers: dict[str, str]) -> Visitor | None:
@@ -195,6 +200,15 @@ def replay(body: bytes, receive: Receive) -> Receive:
 
 def refusal(status: int, sentence: str) -> Response:
     return JSONResponse({"error": sentence}, status)
+
+
+def not_ours() -> Response:
+    return refusal(403, "This is no call of your page. Reload it.")
+
+
+def page_hash(scope: Scope) -> str:
+    """The page whose events are asked for."""
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("session_hash", "")
 
 
 def door_page(status: int, title: str, said: str, form: str = "") -> Response:

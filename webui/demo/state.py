@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from backends.models.library import Listed
+from webui.demo.calls import Calls
 from webui.demo.quota import Lockout, Terms, Visitors
 
 Where = Literal["tunnel", "lan"]
@@ -40,6 +41,7 @@ class Demo:
     url: str = ""
     ended: str = ""
     lockout: Lockout = field(default_factory=Lockout)
+    calls: Calls = field(default_factory=Calls)
     id: str = field(default_factory=lambda: secrets.token_hex(4))
     until: float = 0.0  # by the clock on the wall: a computer that slept must not extend it
 

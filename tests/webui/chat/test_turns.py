@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends.base import Refused
+from tests.benches import with_bench
 from webui.answers import Answer
 from webui.attachments import Attachment
 from webui.bench import Bench
 from webui.chat.follow import Views, shown_of
 from webui.chat.pair import begin_pair, decide, open_pair
 from webui.chat.turns import Asked, Wish, begin, turns_up_to
-
-
-def with_bench(home: Path, body: Callable[[Bench], Awaitable[None]]) -> None:
-    async def run() -> None:
-        bench = Bench(home, spare=False)
-        await bench.start()
-        try:
-            await body(bench)
-        finally:
-            await bench.stop()
-
-    asyncio.run(run())
 
 
 def echo(bench: Bench, **settings: Any) -> Asked:

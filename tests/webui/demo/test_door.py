@@ -138,6 +138,20 @@ def test_a_large_body_is_refused_before_gradio_reads_it(client: TestClient) -> N
     assert client.post("/enter", data={"passphrase": "x" * door.LARGEST_BODY}).status_code == 403
 
 
+def test_a_guest_does_not_hear_another_one_s_page(client: TestClient, demo: Demo) -> None:
+    joining = {"data": [], "fn_index": 99, "session_hash": "annspage1"}
+    assert enter(client) == 303
+    assert client.post("/gradio_api/queue/join", json=joining).status_code == 403  # no such call
+    joining["fn_index"] = next(n for n, count in demo.calls.inputs.items() if not count)
+    assert client.post("/gradio_api/queue/join", json=joining).status_code == 200
+    client.cookies.clear()
+    assert enter(client) == 303
+    heard = client.get("/gradio_api/queue/data", params={"session_hash": "annspage1"})
+    assert heard.status_code == 403 and "no call of your page" in heard.text
+    assert client.post("/gradio_api/queue/join", json=joining).status_code == 403
+    assert client.get("/gradio_api/queue/data").status_code == 403
+
+
 def test_a_full_demo_says_so(client: TestClient) -> None:
     for _ in range(3):
         assert enter(client) == 303
