@@ -19,11 +19,11 @@ import gradio as gr
 
 from backends.base import Refused
 from backends.events import Progress
-from webui import transfer
 from webui.bench import Bench
 from webui.conversation_list import UNTITLED, conversation_list, found_list
 from webui.downloads import exports
 from webui.model_picker import details, line, problem, progress_bar
+from webui.store import transfer
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 LISTED = 60  # conversations, and again as many with each "Show more"

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 
 from backends.base import Refused
-from webui import transfer
 from webui.bench import Bench
+from webui.store import transfer
 
 EXPORT = re.compile(r"all-[0-9a-f]{32}\.jsonl")
 TYPES = {"md": "text/markdown", "json": "application/json"}

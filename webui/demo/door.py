@@ -208,7 +208,8 @@ def not_ours() -> Response:
 
 def page_hash(scope: Scope) -> str:
     """The page whose events are asked for."""
-    return dict(parse_qsl(scope["query_string"].decode("latin-1"))).get("session_hash", "")
+    query: bytes = scope["query_string"]
+    return dict(parse_qsl(query.decode("latin-1"))).get("session_hash", "")
 
 
 def door_page(status: int, title: str, said: str, form: str = "") -> Response:

@@ -10,8 +10,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from webui.database import Database
-from webui.schema import LISTED, Conversation, conversation_of
+from webui.store.database import Database
+from webui.store.schema import LISTED, Conversation, conversation_of
 
 LOOKED_AT = 3000  # newest messages with a hit: enough for a list, and a bound on a common word
 LONGEST = 200  # characters of a query that are looked at

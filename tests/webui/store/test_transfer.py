@@ -228,7 +228,7 @@ def test_a_large_document_is_refused_and_a_long_line_left_out(store, tmp_path, m
 
 
 def test_a_conversation_that_cannot_be_written_is_not_there_by_half(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("webui.store.clean", lambda text: text if text != "Hello" else 1 / 0)
+    monkeypatch.setattr("webui.store.store.clean", lambda text: text if text != "Hello" else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bring(store, write(tmp_path, GREETING))
     assert store.conversations() == []
@@ -245,7 +245,7 @@ def test_odd_numbers_and_nothing_where_a_time_belongs_do_no_harm(store, tmp_path
 
 
 def test_the_example_in_the_docs_comes_in(store, tmp_path):
-    text = (Path(__file__).parents[2] / "docs" / "conversation-files.md").read_text("utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "conversation-files.md").read_text("utf-8")
     document = text.partition("```json\n")[2].partition("```")[0]
     assert bring(store, write(tmp_path, document)).problems == []
     [made] = store.conversations()

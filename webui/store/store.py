@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backends.base import Refused
-from webui.database import Database, Mending
-from webui.pairs import Pair, pairs
-from webui.schema import (
+from webui.store.database import Database, Mending
+from webui.store.ends import Ended, Ends
+from webui.store.pairs import Pair, pairs
+from webui.store.schema import (
     LISTED,
     MIGRATIONS,
     REBUILD,
@@ -33,43 +33,11 @@ from webui.schema import (
     conversation_of,
     message_of,
 )
-from webui.search import Found, search
-
-__all__ = [
-    "INTERRUPTED",
-    "MIGRATIONS",
-    "Conversation",
-    "Found",
-    "Message",
-    "Pair",
-    "Store",
-    "clean",
-]
+from webui.store.search import Found, search
 
 INTERRUPTED = "Werkbank ended while this was being written. Ask again for the rest."
 TITLE_LENGTH = 80
-RETRY = 2.0  # seconds between two attempts to save an end that could not be saved
 DELETED_DAYS = 30  # until what was deleted is gone for good
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The end of an answer that could not be saved yet, and why not."""
-
-    text: str
-    state: State
-    usage: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
-    extra: dict[str, Any] | None = None
-    problem: str = ""
-
-    def over(self, message: Message) -> Message:
-        """The message as it will be, with the trouble in its note."""
-        extra = message.extra if self.extra is None else self.extra
-        return replace(
-            message, text=self.text, state=self.state, usage=self.usage, extra=extra,
-            note=f"{self.note} {self.problem}".strip(),
-        )  # fmt: skip
 
 
 class Store:
@@ -84,9 +52,7 @@ class Store:
         self.clock = clock
         mending = Mending(("conversations", "messages"), WHOLE_AGAIN, REBUILD)
         self.database = Database(path, MIGRATIONS, "conversations", clock, mending)
-        self._unsaved: dict[str, Ended] = {}
-        self._saving, self._saver = threading.Lock(), False  # is a thread trying again?
-        self._closed = threading.Event()
+        self.ends = Ends(self._save_end)
 
     @property
     def notice(self) -> str:
@@ -94,8 +60,7 @@ class Store:
         return self.database.notice
 
     def close(self) -> None:
-        self._closed.set()
-        self._save_ended()
+        self.ends.close()
         self.database.close()
 
     # Conversations
@@ -234,7 +199,7 @@ class Store:
             ORDER BY position""",
             conversation,
         )
-        return [self._as_it_is(message_of(row)) for row in rows]
+        return [self.ends.over(message_of(row)) for row in rows]
 
     def branch(self, message: str) -> list[Message]:
         """From the first message to this one, whatever is shown; empty where there is none."""
@@ -247,7 +212,7 @@ class Store:
             ORDER BY position""",
             _number(message),
         )
-        return [self._as_it_is(message_of(row)) for row in rows]
+        return [self.ends.over(message_of(row)) for row in rows]
 
     def add_message(
         self,
@@ -309,7 +274,7 @@ class Store:
         rows = self.database.read(
             f"SELECT {WHOLE} FROM messages WHERE id = ? AND deleted IS NULL", _number(message)
         )
-        return self._as_it_is(message_of(rows[0])) if rows else None
+        return self.ends.over(message_of(rows[0])) if rows else None
 
     def tree(self, conversation: str) -> list[Message]:
         """All messages of all branches that are not deleted, each behind its parent."""
@@ -317,7 +282,7 @@ class Store:
             f"SELECT {WHOLE} FROM messages WHERE conversation = ? AND deleted IS NULL ORDER BY id",
             conversation,
         )
-        return [self._as_it_is(message_of(row)) for row in rows]
+        return [self.ends.over(message_of(row)) for row in rows]
 
     def siblings(self, message: str) -> list[Message]:
         """All that stand behind the same parent, this one included, oldest first."""
@@ -327,7 +292,7 @@ class Store:
             AND +b.parent IS a.parent WHERE a.id = ? AND b.deleted IS NULL ORDER BY b.id""",
             _number(message),
         )
-        return [self._as_it_is(message_of(row)) for row in rows]
+        return [self.ends.over(message_of(row)) for row in rows]
 
     def children(self, conversation: str) -> dict[str, list[str]]:
         """Every branching of a conversation: the ids behind each parent ("": the first ones)."""
@@ -490,16 +455,7 @@ class Store:
         Where it cannot be saved, `messages` shows it all the same, and saving is tried again until
         it works or the page ends.
         """
-        ended = Ended(clean(text), state, usage or {}, clean(note), extra)
-        problem = self._save_end(message, ended)
-        with self._saving:
-            self._unsaved.pop(message, None)
-            if problem:
-                self._unsaved[message] = replace(ended, problem=problem)
-                if not self._saver:
-                    self._saver = True
-                    threading.Thread(target=self._keep_saving, name="save", daemon=True).start()
-        return problem
+        return self.ends.save(message, Ended(clean(text), state, usage or {}, clean(note), extra))
 
     def _save_end(self, message: str, ended: Ended) -> str:
         return self._try(
@@ -510,26 +466,6 @@ class Store:
                 None if ended.extra is None else _dump(ended.extra), _number(message),
             ),
         )  # fmt: skip
-
-    def _keep_saving(self) -> None:
-        while not self._closed.wait(RETRY):
-            self._save_ended()
-            with self._saving:
-                if not self._unsaved:
-                    self._saver = False
-                    return
-
-    def _save_ended(self) -> None:
-        """Try once more to save what could not be saved."""
-        for message, ended in list(self._unsaved.items()):
-            if self._unsaved.get(message) is ended and not self._save_end(message, ended):
-                with self._saving:
-                    if self._unsaved.get(message) is ended:
-                        del self._unsaved[message]
-
-    def _as_it_is(self, message: Message) -> Message:
-        ended = self._unsaved.get(message.id)
-        return ended.over(message) if ended else message
 
     def settle(self) -> None:
         """Once, at the start of the page. Raises Refused."""

@@ -15,10 +15,10 @@ import pytest
 
 from backends.base import Refused
 from webui.bench import Bench
-from webui.database import PATIENCE, Database
 from webui.store import INTERRUPTED, MIGRATIONS, Store
+from webui.store.database import PATIENCE, Database
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HARD = "NUL \0, emoji 👩‍🔬, العربية, Ünï, tab\t, line\r\nline, quote ' \" ; --"
 
 
@@ -199,7 +199,7 @@ def held(path):
 
 
 def test_a_locked_file_is_a_sentence_and_reading_goes_on(store, monkeypatch):
-    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    monkeypatch.setattr("webui.store.database.PATIENCE", 0.05)
     made = store.new_conversation("a").id
     message = store.add_message(made, "assistant", "", state="streaming")
     with held(store.database.path):
@@ -245,8 +245,8 @@ def test_on_an_event_loop_nothing_waits_long_not_even_for_a_thread_that_does(sto
 
 
 def test_an_end_that_cannot_be_saved_is_shown_and_saved_later(store, monkeypatch):
-    monkeypatch.setattr("webui.store.RETRY", 0.05)
-    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    monkeypatch.setattr("webui.store.ends.RETRY", 0.05)
+    monkeypatch.setattr("webui.store.database.PATIENCE", 0.05)
     threads = threading.active_count()
     made = store.new_conversation("a").id
     message = store.add_message(made, "assistant", "", state="streaming")
@@ -267,8 +267,8 @@ def test_an_end_that_cannot_be_saved_is_shown_and_saved_later(store, monkeypatch
 
 
 def test_an_end_that_waits_to_be_saved_does_not_cover_a_newer_one(store, monkeypatch):
-    monkeypatch.setattr("webui.store.RETRY", 0.3)
-    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    monkeypatch.setattr("webui.store.ends.RETRY", 0.3)
+    monkeypatch.setattr("webui.store.database.PATIENCE", 0.05)
     made = store.new_conversation("a").id
     message = store.add_message(made, "assistant", "", state="streaming")
     with held(store.database.path):
@@ -280,7 +280,7 @@ def test_an_end_that_waits_to_be_saved_does_not_cover_a_newer_one(store, monkeyp
 
 
 def test_an_end_that_could_not_be_saved_is_tried_again_when_the_page_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    monkeypatch.setattr("webui.store.database.PATIENCE", 0.05)
     path = tmp_path / "werkbank.db"
     store = Store(path)
     made = store.new_conversation("a").id
@@ -296,7 +296,7 @@ def test_an_end_that_could_not_be_saved_is_tried_again_when_the_page_ends(tmp_pa
 
 
 def test_a_page_starts_while_another_program_holds_the_file_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("webui.database.PATIENCE", 0.05)
+    monkeypatch.setattr("webui.store.database.PATIENCE", 0.05)
     bench = Bench(tmp_path, spare=False)
 
     async def start():
@@ -350,7 +350,7 @@ def test_a_broken_file_is_set_aside_and_said_and_the_rest_goes_on(tmp_path, how,
 
 
 def test_damage_found_in_use_is_said_and_mended_while_the_page_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("webui.database.ALWAYS_CHECKED", 0)  # as for a large file
+    monkeypatch.setattr("webui.store.database.ALWAYS_CHECKED", 0)  # as for a large file
     path = tmp_path / "werkbank.db"
     damaged(path, lambda c: c[:131072] + b"\xa5" * 40960 + c[172032:])
     store = Store(path)

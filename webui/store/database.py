@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Refused
-from webui.salvage import salvage
+from webui.store.salvage import salvage
 
 PATIENCE = 5.0  # seconds to wait for another program's lock, in a thread
 LOOP_PATIENCE = 0.2  # the same on an event loop

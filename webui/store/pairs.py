@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from webui.attachments import as_prompt, attachments_of
-from webui.database import Database
-from webui.schema import WHOLE, Message, message_of
+from webui.store.database import Database
+from webui.store.schema import WHOLE, Message, message_of
 
 
 @dataclass(frozen=True, slots=True)

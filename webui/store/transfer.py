@@ -16,8 +16,8 @@ from typing import Any
 
 from backends.base import Refused
 from webui.attachments import attachments_of
-from webui.schema import Conversation, Message
-from webui.store import Store, clean
+from webui.store.schema import Conversation, Message
+from webui.store.store import Store, clean
 
 FORMAT, VERSION = "werkbank-conversations", 1
 MAX_FILE = 2**30  # bytes of a file of lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from webui.search import pieces, query_of
+from webui.store.search import pieces, query_of
 
 
 @pytest.fixture
