@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import stat
@@ -216,11 +217,13 @@ async def _read(file: int, name: str) -> dict[str, Any]:
         env=_environment(),
         **start_flags(),
     )
+    line = b""
     try:
         async with asyncio.timeout(SECONDS + PATIENCE):
             line = await _line(process)
+            await process.wait()  # it ends by itself now: to kill it would confuse asyncio's reaper
     except TimeoutError:
-        line = b""
+        logging.getLogger(__name__).warning("the reader of %s did not end", name)
     finally:
         if process.returncode is None:
             process.kill()

@@ -10,7 +10,8 @@ from backends.base import ModelRef, Refused
 from backends.card import fit, fit_load, offload
 from backends.card.fit import Prediction
 from backends.card.measured import Measured
-from backends.card.source import read_source
+from backends.card.plan import LoadPlan
+from backends.card.source import Source, read_source
 from backends.models import library
 from backends.models.library import Listed
 from backends.params import read
@@ -43,14 +44,12 @@ class Forecast:
     ) -> Prediction | None:
         """From the model's headers alone. None where nothing foretells this backend, where the
         model is not here or its files cannot be read."""
-        card = BACKENDS[backend].card
-        try:
-            source = read_source(library.locate(ModelRef.parse(model)))
-            trained = source.shape.context if source.shape else 0
-            plan = card.plan(read(card.load_options, options), device, trained)
-        except (Refused, OSError, ValueError):
+        found = read_plan(backend, model, options, device)
+        if found is None:
             return None
-        return fit_load.predict(source, plan, card.memory_base) if plan else None
+        source, plan = found
+        base = BACKENDS[backend].card.memory_base
+        return fit_load.predict(source, plan, base) if plan else None
 
     def of(
         self, backend: str, model: str, options: dict[str, Any], device: str
@@ -93,18 +92,29 @@ class Forecast:
         self, backend: str, model: str, options: dict[str, Any], device: str, free: int, ram: int
     ) -> list[fit.Remedy]:
         """Load options that fit into `free` bytes of the device; with layers in `ram` at last."""
-        card = BACKENDS[backend].card
-        try:
-            source = read_source(library.locate(ModelRef.parse(model)))
-            trained = source.shape.context if source.shape else 0
-            plan = card.plan(read(card.load_options, options), device, trained)
-        except (Refused, OSError, ValueError):
+        found = read_plan(backend, model, options, device)
+        if found is None:
             return []
 
         def told(changed: dict[str, Any]) -> Prediction | None:
             return self.of(backend, model, changed, device)
 
-        return fit.remedies(told, options, free, plan.context if plan else 0, ram)
+        context = found[1].context if found[1] else 0
+        return fit.remedies(told, options, free, context, ram)
+
+
+def read_plan(
+    backend: str, model: str, options: dict[str, Any], device: str
+) -> tuple[Source, LoadPlan | None] | None:
+    """The model's headers, and how such a load keeps it where the backend says; None where the
+    model is not here or cannot be read."""
+    card = BACKENDS[backend].card
+    try:
+        source = read_source(library.locate(ModelRef.parse(model)))
+        trained = source.shape.context if source.shape else 0
+        return source, card.plan(read(card.load_options, options), device, trained)
+    except (Refused, OSError, ValueError):
+        return None
 
 
 def sentence(remedies: list[fit.Remedy]) -> str:
