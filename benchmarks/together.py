@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.measure import Bar, CannotRun, Plan, Row
 from benchmarks.starter import GGUF, SAFETENSORS, STORY, listed
-from webui.answers import Answer
+from webui.answers import Answer, watch
 from webui.bench import Bench
 from webui.chat.pair import begin_pair
 from webui.chat.turns import Asked, Wish, begin
@@ -60,10 +60,10 @@ async def timed(bench: Bench, asked: list[Asked]) -> float:
 
 
 async def finish(*answers: Answer | None) -> None:
-    for answer in answers:
-        assert answer and answer.task
-        answer.watchers += 1  # else it would be stopped, since nobody watches
-        await asyncio.wait({answer.task})
+    known = [answer for answer in answers if answer]
+    async for _ in watch(*known):  # one that nobody watches would be stopped
+        pass
+    for answer in known:
         if answer.state != "done":
             raise CannotRun(f"The answer ended as {answer.state}: {answer.note}")
 

@@ -162,7 +162,10 @@ class Chat:
         )
         opened = parts.conversations.list.select(self.choose, edit, everything, **QUIET)
         root = gr.context.Context.root_block
-        first = root.load(self.open_first, parts.current, everything, js=REMEMBERED, **QUIET)
+        # Not through the queue: after a reload the text so far is back a moment earlier.
+        first = root.load(
+            self.open_first, parts.current, everything, js=REMEMBERED, queue=False, **QUIET
+        )
         compare.voted(self.vote, parts.current, everything, **QUIET)
         for event in (sent, clicked, opened, first):
             follow: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.base import Refused
-from webui import transfer
-from webui.store import Store
+from webui.store import Store, transfer
 
 HARD = 'Ünï 👩‍🔬 "quoted"\n# heading\n\ttab \u2028 \x00 end'
 GREETING = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
