@@ -28,18 +28,11 @@ document.addEventListener('keydown', (event) => {
   }
 });
 
-// What was typed and not sent survives a reload.
-const DRAFT = 'werkbank.draft';
-const box = document.querySelector('#chat-box textarea');
+// What was typed and not sent survives a reload: kept here, put back by the Chat tab's own load.
 addEventListener('pagehide', () => {
   const typed = document.querySelector('#chat-box textarea')?.value;
-  typed ? sessionStorage.setItem(DRAFT, typed) : sessionStorage.removeItem(DRAFT);
+  typed ? sessionStorage.setItem('werkbank.draft', typed) : sessionStorage.removeItem('werkbank.draft');
 });
-const draft = sessionStorage.getItem(DRAFT);
-if (draft && box && !box.value) {
-  box.value = draft;
-  box.dispatchEvent(new Event('input', { bubbles: true }));
-}
 
 // On a phone the list lies below the conversation that it opens.
 document.addEventListener('click', (event) => {

@@ -40,6 +40,9 @@ DECIDED = "This was decided already, in another tab perhaps. Good and Bad change
 SAME_AGAIN = "At temperature 0 the answer stays the same. Raise it to get another one."
 REMEMBERED = "() => [localStorage.getItem('werkbank.conversation') || '']"
 REMEMBER = "(id) => { localStorage.setItem('werkbank.conversation', id); return id; }"
+# Kept by assets/chat.js. What somebody typed before the page was ready wins.
+DRAFT = """() => [document.querySelector('#chat-box textarea')?.value
+    || sessionStorage.getItem('werkbank.draft') || '']"""
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -166,6 +169,7 @@ class Chat:
         first = root.load(
             self.open_first, parts.current, everything, js=REMEMBERED, queue=False, **QUIET
         )
+        root.load(None, None, parts.box, js=DRAFT, **QUIET)
         compare.voted(self.vote, parts.current, everything, **QUIET)
         for event in (sent, clicked, opened, first):
             follow: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Request, expect
 
 from tests.served import Served, serving
 
@@ -27,9 +27,20 @@ def send(page: Page, text: str) -> None:
 
 
 def choose_model(page: Page, title: str) -> None:
-    page.locator("#chat-model input").click()
-    page.get_by_role("option", name=title).click()
-    expect(page.locator("#chat-model input")).to_have_value(re.compile(re.escape(title)))
+    """Choose as a person does, who sees the model's own settings appear before changing one."""
+    box = page.locator("#chat-model input")
+    if title in box.input_value():
+        return
+    box.click()
+    with page.expect_response(lambda r: "/run/predict" in r.url and settings_asked(r.request)) as got:
+        page.get_by_role("option", name=title).click()
+    got.value.finished()
+    page.wait_for_timeout(200)  # until they are drawn
+    expect(box).to_have_value(re.compile(re.escape(title)))
+
+
+def settings_asked(request: Request) -> bool:
+    return len(request.post_data_json["data"]) == 1  # the model's name alone
 
 
 def set_number(page: Page, name: str, value: float) -> None:
@@ -296,7 +307,7 @@ def test_after_a_killed_page_the_text_so_far_is_there(
             assert time.monotonic() - killed < 1.0
     page.goto("about:blank")
     with serving(home) as second:
-        page = open_page(second)
+        page = open_page(second, dies=True)
         page.locator("#conversations button").first.click()
         expect(page.locator("#chat-log .bot")).to_contain_text("Werkbank ended while this was")
         kept = answer(page)
