@@ -32,7 +32,9 @@ def choose_model(page: Page, title: str) -> None:
     if title in box.input_value():
         return
     box.click()
-    with page.expect_response(lambda r: "/run/predict" in r.url and settings_asked(r.request)) as got:
+    with page.expect_response(
+        lambda r: "/run/predict" in r.url and settings_asked(r.request)
+    ) as got:
         page.get_by_role("option", name=title).click()
     got.value.finished()
     page.wait_for_timeout(200)  # until they are drawn
