@@ -32,6 +32,7 @@ from backends.card.fit_train import TrainPlan
 from backends.card.plan import LoadPlan
 from backends.card.shapes import Tensor, kind_of
 from backends.card.source import Source, of_config
+from benchmarks import fit_pictures
 
 GB = 2**30
 DRAWN = 20
@@ -57,7 +58,8 @@ WHISPER = {  # large-v3
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement. `kind` is chat, train or whisper; `context` also the sequence's length."""
+    """One measurement. `kind` is chat, train, whisper or picture; `context` is also the
+    sequence's length, or a picture's side in pixels."""
 
     name: str
     kind: str
@@ -91,6 +93,11 @@ def all_cells() -> list[Cell]:
     more = Cell("qlora-7b-1x1024-ckpt-adam8", "train", "7b", "nf4", 1024, optimizer="adamw_8bit")
     cells.append(more)
     cells += [Cell(f"whisper-large-{n}", "whisper", "", "fp16", 0, n) for n in (1, 8)]
+    cells += [
+        Cell(f"{shape}-{side}", "picture", shape, "fp16", side)
+        for shape, sides in (("sd15", (512, 768)), ("sdxl", (768, 1024)))
+        for side in sides
+    ]
     return cells
 
 
@@ -108,6 +115,9 @@ def smaller(cell: Cell) -> Cell:
 
 
 def foretell(cell: Cell, tiny: bool) -> Prediction:
+    if cell.kind == "picture":
+        source = fit_pictures.source(cell.shape, tiny)
+        return fit_media.predict_pictures(source, fit_pictures.plan(cell.context, cell.batch))
     config = config_of(cell, tiny)
     if cell.kind == "whisper":
         source = _whisper_source(config)
@@ -179,7 +189,8 @@ def _measure(cell: Cell, tiny: bool) -> dict[str, Any]:
     torch.backends.cuda.enable_cudnn_sdp(False)  # as the chat backend does
     torch.manual_seed(0)
     began = time.monotonic()
-    work = {"chat": chat, "train": train, "whisper": whisper}[cell.kind](cell, tiny, device)
+    kinds = {"chat": chat, "train": train, "whisper": whisper, "picture": picture}
+    work = kinds[cell.kind](cell, tiny, device)
     next(work)  # built
     found: dict[str, Any] = {}
     if cuda:
@@ -314,6 +325,10 @@ def whisper(cell: Cell, tiny: bool, device: str) -> Iterator[None]:
     yield
 
 
+def picture(cell: Cell, tiny: bool, device: str) -> Iterator[None]:
+    return fit_pictures.paint(cell.shape, cell.context, cell.batch, tiny, device)
+
+
 def used_bytes() -> int:
     """Of the whole card, as the driver tells; 0 where it cannot be asked."""
     try:
@@ -360,7 +375,9 @@ def learned_from(path: Path) -> dict[str, fit.Learned]:
         }
         for row in rows
     ]  # fmt: skip
-    return {kind: fit.learn(records, kind, "cuda:0") for kind in ("chat", "train", "whisper")}
+    return {
+        kind: fit.learn(records, kind, "cuda:0") for kind in ("chat", "train", "whisper", "picture")
+    }
 
 
 def chosen(which: str, seed: int) -> list[Cell]:
