@@ -13,6 +13,7 @@ and nvidia-ml-py; `--tiny` runs small shapes on a CPU, where nothing is measured
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import multiprocessing
 import os
@@ -128,6 +129,20 @@ def foretell(cell: Cell, tiny: bool) -> Prediction:
         plan = LoadPlan("transformers", cell.quantisation, "cuda:0", cell.context)
         return fit_load.predict(source_of, plan)
     return fit_train.predict(source_of, train_plan(cell))
+
+
+def foretell_all(tiny: bool, learned: dict[str, fit.Learned]) -> dict[str, Prediction]:
+    """By the cell's name, for all cells, whichever are measured."""
+    said = {}
+    for cell in all_cells():
+        plain = foretell(smaller(cell) if tiny else cell, tiny)
+        taught = learned.get(cell.kind, fit.Learned())
+        said[cell.name] = taught.correct(replace(plain, held=plain.total))
+    return said
+
+
+def accelerate_all(cells: list[Cell], tiny: bool) -> dict[str, int]:
+    return {cell.name: accelerates(cell, tiny) for cell in cells}
 
 
 def train_plan(cell: Cell) -> TrainPlan:
@@ -458,15 +473,12 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     cells = [smaller(c) if given.tiny else c for c in chosen(given.cells, given.seed)]
     learned = learned_from(given.learn) if given.learn else {}
-    said = {}
-    for cell in all_cells():  # all of them, before anything is loaded
-        cell = smaller(cell) if given.tiny else cell
-        plain = foretell(cell, given.tiny)
-        taught = learned.get(cell.kind, fit.Learned())
-        said[cell.name] = taught.correct(replace(plain, held=plain.total))
+    # In a process of its own: diffusers and accelerate initialise CUDA.
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        said = pool.submit(foretell_all, given.tiny, learned).result()
+        peers = pool.submit(accelerate_all, cells, given.tiny).result()
     written = {name: {"total": p.total, "parts": p.parts} for name, p in said.items()}
     (given.out / "predictions.json").write_text(json.dumps(written, indent=1))
-    peers = {cell.name: accelerates(cell, given.tiny) for cell in cells}
     import torch
     import transformers
 
