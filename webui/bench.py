@@ -32,6 +32,7 @@ from webui.demo.share import Sharing
 from webui.forecast import Forecast, sentence
 from webui.gate import Gate
 from webui.gpu_panel import resident as resident_chip
+from webui.settings import SettingsFile
 from webui.store import Store
 
 TASKS = ("chat", "image", "multimodal", "speech")
@@ -91,6 +92,7 @@ class Bench:
         )  # fmt: skip
         self.gate = Gate()
         self.store = Store(home / "werkbank.db")
+        self.settings = SettingsFile(home / "settings.json")
         self.answers = Answers(self)
         self.sharing = Sharing(self)
         self.loadings: dict[str, Loading] = {}  # by reference

@@ -65,6 +65,9 @@ def build_form(
 def component(cls: type[Params], f: Field[Any], prefix: str, value: Any) -> Any:
     """The component for one field, chosen by its type and bounds, showing `value`."""
     meta, hint = f.metadata, typing.get_type_hints(cls)[f.name]
+    bounded = type(None) not in get_args(hint)  # a number that may be left out is no slider
+    if not bounded:
+        hint = next(kind for kind in get_args(hint) if kind is not type(None))
     unit = f" ({meta['unit']})" if meta.get("unit") else ""
     common: dict[str, Any] = {
         "label": meta["label"] + unit,
@@ -79,15 +82,15 @@ def component(cls: type[Params], f: Field[Any], prefix: str, value: Any) -> Any:
     if hint is bool:
         return gr.Checkbox(**common)
     if hint in (int, float):
-        return _number(hint, meta, common)
+        return _number(hint, meta, common, bounded)
     many = get_origin(hint) in (tuple, list)
     return gr.Textbox(lines=meta.get("lines", 1), max_lines=8 if many else 20, **common)
 
 
-def _number(hint: Any, meta: Any, common: dict[str, Any]) -> Any:
+def _number(hint: Any, meta: Any, common: dict[str, Any], bounded: bool) -> Any:
     low, high = meta.get("min"), meta.get("max")
     step = meta.get("step") or (1 if hint is int else None)
-    if low is not None and high is not None and high - low <= SLIDER_SPAN:
+    if bounded and low is not None and high is not None and high - low <= SLIDER_SPAN:
         return gr.Slider(low, high, step=step, **common)
     precision = 0 if hint is int else None
     return gr.Number(minimum=low, maximum=high, step=step or 1, precision=precision, **common)

@@ -66,8 +66,8 @@ def serve(
         print(cannot_start(error, host), file=sys.stderr)
         return 1
     with lock:
-        if bench.store.notice:
-            print(bench.store.notice, flush=True)
+        for notice in filter(None, (bench.store.notice, bench.settings.notice)):
+            print(notice, flush=True)
         app = build_server(bench, tabs, own_hosts(host), key)
         told: list[asyncio.Task[None]] = []  # a task that nobody holds may vanish
 
