@@ -157,9 +157,10 @@ def _kept_open(source: Source, quantisation: str) -> int:
     if quantisation in PLAIN or source.prequantised:
         return 0
     count = sum(t.count for t in source.tensors)
-    if round(source.file_bytes / max(1, count)) != plain_bytes(quantisation, on_gpu=False):
+    number = plain_bytes(quantisation, on_gpu=False)
+    if round(source.file_bytes / max(1, count)) != number:
         return 0
-    return 4 * sum(t.count for t in source.tensors if t.kind == "linear")
+    return number * sum(t.count for t in source.tensors if t.kind == "linear")
 
 
 def _divided(source: Source, shape: Shape, plan: LoadPlan) -> tuple[int, int, int]:

@@ -274,6 +274,8 @@ def find_model(task: str, name: str) -> Listed:
 
 
 def _from_row(row: Row) -> Listed | None:
+    if not row.backend:
+        return None  # nothing in this version opens it
     listed = Listed(
         row.id, row.title, row.task, row.ref, row.backend,
         bytes=row.size_mb * 1_000_000, context_length=row.context,
