@@ -116,11 +116,16 @@ def check_gguf(parts: list[Path]) -> None:
 
 def gguf_parts(path: Path) -> list[Path]:
     """All files of a GGUF model that was split; for any other, the file itself."""
-    found = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", path.name)
+    return [path.with_name(name) for name in gguf_name_parts(path.name)]
+
+
+def gguf_name_parts(name: str) -> list[str]:
+    """The names of all files of the GGUF model that a file of this name belongs to."""
+    found = re.fullmatch(r"(.+)-(\d{5})-of-(\d{5})\.gguf", name)
     if not found or not 0 < int(found[3]) <= 1000:
-        return [path]
-    name, total = found[1], found[3]
-    return [path.with_name(f"{name}-{n:05}-of-{total}.gguf") for n in range(1, int(total) + 1)]
+        return [name]
+    stem, total = found[1], found[3]
+    return [f"{stem}-{n:05}-of-{total}.gguf" for n in range(1, int(total) + 1)]
 
 
 def what_it_is(path: Path) -> str:

@@ -73,6 +73,15 @@ def child_environment(temp: Path, more: dict[str, str] | None = None) -> dict[st
     return {**kept, **OFFLINE, **places, "PYTHONPATH": path, **(more or {})}
 
 
+def make_private(file: Path) -> None:
+    """Only its owner may read the file. Where the system cannot say so, it stays as it is."""
+    if sys.platform == "win32":
+        rights = ["/inheritance:r", "/grant:r", f"{os.environ.get('USERNAME', '')}:F"]
+        subprocess.run(["icacls", str(file), *rights], capture_output=True, timeout=10, check=False)
+    else:
+        file.chmod(0o600)
+
+
 def start_flags() -> dict[str, Any]:
     """Own session or group: Ctrl-C in the terminal reaches the page alone, and a kill gets all."""
     if sys.platform == "win32":
