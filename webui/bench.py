@@ -25,6 +25,7 @@ from backends.models import library
 from backends.models.library import Listed
 from backends.params import read, to_dict
 from backends.runtime.child import Call, Child
+from backends.runtime.downloads import Downloads
 from backends.runtime.process import empty_temp
 from backends.runtime.supervisor import SPARE, Resident, Supervisor
 from webui.answers import Answers
@@ -93,6 +94,7 @@ class Bench:
         self.gate = Gate()
         self.store = Store(home / "werkbank.db")
         self.settings = SettingsFile(home / "settings.json")
+        self.downloads = Downloads(home)
         self.answers = Answers(self)
         self.sharing = Sharing(self)
         self.loadings: dict[str, Loading] = {}  # by reference
@@ -109,6 +111,7 @@ class Bench:
 
     async def stop(self) -> None:
         await self.sharing.stop()
+        await self.downloads.close()
         await self.answers.stop_all()
         for loading in list(self.loadings.values()):
             loading.cancel()
