@@ -1,4 +1,4 @@
-"""The cells of `fit_gpu` that paint: SD 1.5 and SDXL with random weights, as diffusers runs them."""
+"""The cells of `fit_gpu` that paint: SD 1.5 and SDXL with random weights, run by diffusers."""
 
 from __future__ import annotations
 

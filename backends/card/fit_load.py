@@ -17,9 +17,14 @@ from backends.card.source import Source
 
 MB = 2**20
 PLAIN = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a number
-CUDA_CONTEXT = 480 * MB  # of one process with PyTorch's kernels, before the first tensor
+# Of one process with PyTorch's kernels and bitsandbytes, beside what its allocator holds: measured
+# on an H100. Cards of one generation differ little, cards with fewer multiprocessors take less.
+CUDA_CONTEXT = 690 * MB
+CUBLAS_LT = 64 * MB  # what integer products and the way back of a training add to it
 CUBLAS = 32 * MB  # the workspace of matrix products; 8 MB on cards before Hopper
-SLACK = 0.01  # of what the allocator holds: the ends of its segments, with expandable ones
+# What the allocator keeps between the tensors, with expandable segments: a cache that grows leaves
+# pieces behind that its next, longer tensors do not fit into. Measured, as shares of each.
+SLACK_WEIGHTS, SLACK_CACHE, SLACK_REPEATED = 0.003, 0.10, 1.5
 BLOCK, NESTED = 64, 256  # bitsandbytes: weights for a scale, and scales for a scale of scales
 CODES = 16 * 4, 256 * 4, 4  # the tables that each NF4 matrix has: its code, the scales', the offset
 LLAMA_CPP = 52 * MB  # of RAM for the process with llama.cpp
@@ -86,12 +91,9 @@ def pass_bytes(shape: Shape, plan: LoadPlan) -> int:
     tokens = min(plan.chunk, plan.context)
     width, queries, keys = shape.hidden, shape.queries, shape.key_size
     # One layer's new keys or values stand beside the old ones while they are put together.
-    longest = plan.context if shape.sliding < shape.layers else min(plan.context, shape.window)
+    longest = _longest(shape, plan)
     growing = longest * max(shape.key_size, shape.value_size) * number
-    # A chunk is read with a mask, so that keys and values are repeated for every head.
-    repeated = 0
-    if shape.heads > shape.kv_heads:
-        repeated = 2 * longest * queries * number
+    repeated = repeated_bytes(shape, plan)
     mask = tokens * longest * (1 + number)
     scores = shape.heads * tokens * longest * (4 + number) if shape.eager or not plan.on_gpu else 0
     attention = tokens * (2 * width + 3 * queries + 2 * keys) * number + growing + repeated + scores
@@ -100,6 +102,18 @@ def pass_bytes(shape: Shape, plan: LoadPlan) -> int:
     norm = tokens * width * (2 * number + 2 * 4)
     logits = shape.vocab * (number + 6 * 4)  # of the last token, in fp32 and sorted
     return mask + max(attention, mlp + _unpacked(shape, plan), norm, logits)
+
+
+def repeated_bytes(shape: Shape, plan: LoadPlan) -> int:
+    """A chunk is read with a mask, so that keys and values are repeated for every head."""
+    number = 2 if plan.on_gpu or plan.quantisation in ("bf16", "fp16", "int8") else 4
+    many = shape.heads > shape.kv_heads
+    return 2 * _longest(shape, plan) * shape.queries * number if many else 0
+
+
+def _longest(shape: Shape, plan: LoadPlan) -> int:
+    """Tokens that the layer with the longest memory looks back at."""
+    return plan.context if shape.sliding < shape.layers else min(plan.context, shape.window)
 
 
 def _unpacked(shape: Shape, plan: LoadPlan) -> int:
@@ -133,7 +147,8 @@ def _transformers(source: Source, plan: LoadPlan, base: int) -> Prediction:
     if waiting:
         parts.append(("a layer on its way", waiting))
     if on_gpu:
-        parts += [("CUDA context", CUDA_CONTEXT), ("matrix products", CUBLAS)]
+        context = CUDA_CONTEXT + (CUBLAS_LT if plan.quantisation == "int8" else 0)
+        parts += [("CUDA context", context), ("matrix products", CUBLAS)]
     else:
         parts.append(("libraries", base))
         if kept_open := _kept_open(source, plan.quantisation):
@@ -145,9 +160,11 @@ def _transformers(source: Source, plan: LoadPlan, base: int) -> Prediction:
             ("activations", pass_bytes(shape, plan)),
         ]
     if on_gpu:
-        slack = int(SLACK * sum(size for _, size in (*parts, *later)))
-        later += [("graph pools", 0), ("allocator", slack)]
-    held = sum(size for _, size in parts) - (CUDA_CONTEXT + waiting if on_gpu else 0)
+        cache = dict(later).get("cache", 0)
+        slack = SLACK_WEIGHTS * weights + SLACK_CACHE * cache
+        slack += SLACK_REPEATED * repeated_bytes(shape, plan) if shape else 0
+        later += [("graph pools", 0), ("allocator", int(slack))]
+    held = sum(size for _, size in parts) - (context + waiting if on_gpu else 0)
     return Prediction((*parts, *later), held, ram, bool(note), note)
 
 

@@ -86,6 +86,7 @@ def predict_speech(
         work = 3 * samples // 5 * 512 * number  # after the first convolution, and its norm
     parts = [("weights", weights), ("cache", seen + own), ("activations", work)]
     parts += [("CUDA context", CUDA_CONTEXT), ("matrix products", CUBLAS)] if on_gpu else []
+    parts += [("allocator", weights // 30)] if on_gpu else []
     parts += [("libraries", base)] if base else []
     held = weights + (0 if on_gpu else base)
     return Prediction(tuple(parts), held, 0, True, ROUGH)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backends.card.fit import Prediction
-from backends.card.fit_load import CUBLAS, CUDA_CONTEXT, SLACK, UNKNOWN, weight_bytes
+from backends.card.fit_load import CUBLAS, CUBLAS_LT, CUDA_CONTEXT, MB, UNKNOWN, weight_bytes
 from backends.card.shapes import Shape, linears
 from backends.card.source import Source
 
 HALF, FULL = 2, 4  # bytes of a number in bf16 and in fp32
+# What the allocator keeps between the tensors of a step: measured, most where the scores were.
+BETWEEN, SLACK_SCORES = 130 * MB, 1.1
 EIGHT_BIT_BLOCK = 256  # numbers of an 8-bit optimizer's state that share a scale
 
 
@@ -67,10 +69,10 @@ def predict(source: Source, plan: TrainPlan) -> Prediction:
         ("gradients", trained * size),
         ("optimizer", states),
         *pass_parts(shape, plan, trained, size),
-        ("CUDA context", CUDA_CONTEXT),
+        ("CUDA context", CUDA_CONTEXT + CUBLAS_LT),
         ("matrix products", CUBLAS),
     ]
-    parts.append(("allocator", int(2 * SLACK * sum(size for _, size in parts))))
+    parts.append(("allocator", BETWEEN + int(SLACK_SCORES * plan.tokens * shape.vocab * FULL)))
     note = "" if shape.known else UNKNOWN
     return Prediction(tuple(p for p in parts if p[1]), 0, 0, bool(note), note)
 
