@@ -8,6 +8,7 @@ the cache of what was made here.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import unicodedata
@@ -27,6 +28,7 @@ from backends.models.catalogue import Row, find_row, read_rows
 from backends.models.check import check_path, gguf_parts
 from backends.models.facts import Facts, guess_task, read_facts
 
+TASKS = ("chat", "image", "multimodal", "speech")
 Stamp = tuple[tuple[str, int, int], ...]  # name, bytes and time of change of each file
 
 
@@ -66,6 +68,24 @@ def cache() -> Path:
 def models_folder() -> Path:
     """Where the user's own models lie, a folder or a single file each."""
     return home() / "models"
+
+
+def allowed_folders() -> dict[str, Path]:
+    """Further folders with models, by the id that stands for each in a reference: the owner's
+    settings name them (HOME/settings.json, `webui/settings.py`). Workers ask here as well."""
+    try:
+        settings = json.loads((home() / "settings.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    named = settings.get("folders") if isinstance(settings, dict) else None
+    folders = [f for f in named if isinstance(f, str)] if isinstance(named, list) else []
+    return {_folder_id(f): Path(f) for f in folders if Path(f).is_absolute() and "\0" not in f}
+
+
+def _folder_id(folder: str) -> str:
+    """Two folders may have one name, so that the digest is always there."""
+    plain = re.sub(r"[^A-Za-z0-9_]+", "-", Path(folder).name).strip("-_")[:40] or "models"
+    return f"{plain}-{hashlib.sha256(folder.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def hub_cache() -> Path:
@@ -161,17 +181,30 @@ def _locate_in_wheel(ref: ModelRef) -> Path:
     return found[0]
 
 
+def _place(ref: ModelRef) -> tuple[Path, str]:
+    """The folder that a `folder:` reference is about, and the name in it. Raises Refused."""
+    id, inner, name = ref.name.partition("/")
+    if not inner:
+        return models_folder(), ref.name
+    if id not in (allowed := allowed_folders()):
+        raise Refused(
+            f"The folder of {name} is not among those with models any more.",
+            "Allow it again in the settings, under the cog.",
+        )
+    return allowed[id], name
+
+
 def _locate_folder(ref: ModelRef) -> Path:
-    root = models_folder()
-    path = _named(root, ref.name)
+    root, name = _place(ref)
+    path = _named(root, name)
     if not path.exists():
         raise Refused(
-            f"There is no model {ref.name} in {root}.", "Put it there, or pick one from the list."
+            f"There is no model {name} in {root}.", "Put it there, or pick one from the list."
         )
     path = _in_folder(path, ref)
     if not path.resolve().is_relative_to(root.resolve()):
         raise Refused(
-            f"The model {ref.name} is a link that leads out of {root}.",
+            f"The model {name} is a link that leads out of {root}.",
             "Put the files themselves there.",
         )
     return path
@@ -253,14 +286,27 @@ def list_models(task: str) -> list[Listed]:
         if kind.card.task == task
         for format in kind.card.formats
     }
-    listed = [found for row in read_rows() if row.task == task and (found := _from_row(row))]
+    rows = [row for row in read_rows() if row.task == task and row.backend]
+    listed = [found for row in rows if (found := _from_row(row))]
     known = {model.ref for model in listed}
     for ref, path in (*own_models(), *hub_models()):
         if ref not in known:
-            model = _judged(ref, path, task)
-            if model and (model.format in openers or model.problem):
+            model = _judged(ref, path)
+            if model.task == task and (model.format in openers or model.problem):
                 listed.append(replace(model, backend=openers.get(model.format, "")))
     return listed
+
+
+def list_everything() -> list[Listed]:
+    """All models on this machine, of all tasks, those too that nothing here opens yet: then
+    `backend` is empty, and `task` too where that is not known."""
+    listed = [model for row in read_rows() if (model := _from_row(row))]
+    for task in TASKS:
+        known = {model.ref for model in listed}
+        listed += [model for model in list_models(task) if model.ref not in known]
+    known = {model.ref for model in listed}
+    others = [(ref, path) for ref, path in (*own_models(), *hub_models()) if ref not in known]
+    return listed + [_judged(ref, path) for ref, path in others]
 
 
 def find_model(task: str, name: str) -> Listed:
@@ -274,8 +320,6 @@ def find_model(task: str, name: str) -> Listed:
 
 
 def _from_row(row: Row) -> Listed | None:
-    if not row.backend:
-        return None  # nothing in this version opens it
     listed = Listed(
         row.id, row.title, row.task, row.ref, row.backend,
         bytes=row.size_mb * 1_000_000, context_length=row.context,
@@ -297,13 +341,30 @@ def _from_row(row: Row) -> Listed | None:
 
 
 def own_models() -> Iterator[tuple[ModelRef, Path]]:
-    root = models_folder()
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
-        if path.name.startswith(".") or not (
-            path.is_dir() or path.suffix in (".gguf", ".safetensors")
-        ):
-            continue
+    """In the home's own folder all that lies there, in an allowed one what has weights."""
+    for path in _entries(models_folder()):
         yield from _models_in(ModelRef("folder", name_id(path.name)), path)
+    for id, folder in allowed_folders().items():
+        for path in _entries(folder):
+            if path.is_file() or _has_weights(path):
+                yield from _models_in(ModelRef("folder", f"{id}/{name_id(path.name)}"), path)
+
+
+def _entries(root: Path) -> list[Path]:
+    try:
+        found = sorted(root.iterdir())
+        kinds = (".gguf", ".safetensors")
+        return [p for p in found if p.name[:1] != "." and (p.is_dir() or p.suffix in kinds)]
+    except OSError:  # not there (a drive that was unplugged), or not to be read
+        return []
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return False
+    return "model_index.json" in names or any(n.endswith((".gguf", ".safetensors")) for n in names)
 
 
 def hub_models() -> Iterator[tuple[ModelRef, Path]]:
@@ -333,10 +394,9 @@ def _models_in(ref: ModelRef, path: Path) -> Iterator[tuple[ModelRef, Path]]:
         yield (ref if alone else replace(ref, file=name_id(file.name))), file
 
 
-def _judged(ref: ModelRef, path: Path, task: str) -> Listed | None:
-    """The entry for one model, or None where it is for another task."""
+def _judged(ref: ModelRef, path: Path) -> Listed:
+    """The entry for one model, of the task that it seems to be for."""
     title = _title(ref, path)
-    listed = Listed(str(ref), title, task, ref, "")
     try:
         located = locate(ref)
         facts, problem = _judgement(located, stamp(located))
@@ -345,14 +405,14 @@ def _judged(ref: ModelRef, path: Path, task: str) -> Listed | None:
         facts, problem, seems = None, _shown(str(refused)), guess_task(path)
     if "\ufffd" in title:  # the libraries that open it take its path as UTF-8
         facts, problem = None, f"The name {title!r} is not readable here. Rename it."
-    return _with_facts(listed, facts, problem) if seems == task else None
+    return _with_facts(Listed(str(ref), title, seems, ref, ""), facts, problem)
 
 
 def _title(ref: ModelRef, path: Path) -> str:
     """How people know it: by the names on the disk, here as text that can be shown."""
     name = ref.name
     if ref.kind == "folder":
-        name = path.relative_to(models_folder()).parts[0]
+        name = path.relative_to(_place(ref)[0]).parts[0]
     name = _shown(f"{name} {path.name if ref.file else ''}".strip())
     return "".join(c if c.isprintable() else " " for c in name)
 

@@ -303,3 +303,58 @@ def test_a_second_look_at_the_list_takes_milliseconds() -> None:
     started = time.monotonic()
     assert library.list_models("chat")
     assert time.monotonic() - started < 0.1
+
+
+# Folders that the owner allowed
+
+
+def test_models_in_an_allowed_folder_are_listed_and_found_and_others_there_are_not(
+    tmp_path: Path,
+) -> None:
+    shelf = tmp_path / "Meine Modelle"
+    (shelf / "letters").mkdir(parents=True)
+    (shelf / "letters" / "a.txt").write_text("private")
+    crafted.folder(shelf / "small")
+    (shelf / "one.gguf").write_bytes(crafted.gguf())
+    assert not listed()
+    settle(str(shelf), str(tmp_path / "unplugged"))
+    found = listed()
+    assert sorted(m.title for m in found.values()) == ["one.gguf", "small"]
+    for identity, model in found.items():
+        assert not model.problem and ModelRef.parse(identity) == model.ref
+        assert locate(identity).is_relative_to(shelf)
+        assert library.find_model("chat", identity) == model
+    settle()
+    for identity in found:
+        with pytest.raises(Refused, match="Allow it again"):
+            locate(identity)
+
+
+def test_nothing_outside_of_an_allowed_folder_can_be_named(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    crafted.folder(tmp_path / "secret")
+    (shelf / "link").symlink_to(tmp_path / "secret", target_is_directory=True)
+    settle(str(shelf))
+    (id,) = library.allowed_folders()
+    with pytest.raises(Refused, match="leads out"):
+        locate(f"folder:{id}/link")
+    for name in (f"{id}/..", f"{id}/../secret", "nowhere-12345678/secret"):
+        with pytest.raises(Refused):
+            locate(f"folder:{name}")
+
+
+def test_everything_on_this_machine_is_listed_once_whatever_it_is_for(tmp_path: Path) -> None:
+    crafted.folder(own("small"))
+    speech = {**crafted.CONFIG, "architectures": ["WhisperForConditionalGeneration"]}
+    crafted.folder(own("ears"), speech)
+    found = {m.id: m for m in library.list_everything()}
+    assert len(found) == len(library.list_everything())
+    assert found["folder:small"].backend == "transformers"
+    assert (found["folder:ears"].task, found["folder:ears"].backend) == ("speech", "")
+    assert "smollm2-135m-instruct" in found and "folder:ears" not in listed()
+
+
+def settle(*folders: str) -> None:
+    library.home().mkdir(parents=True, exist_ok=True)
+    (library.home() / "settings.json").write_text(json.dumps({"folders": folders}))
