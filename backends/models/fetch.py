@@ -40,6 +40,7 @@ from backends.runtime import frames
 SPARE_BYTES = 256 * 2**20  # that a download leaves free on the disk
 T = TypeVar("T")
 TEST_PACE = "WERKBANK_TEST_FETCH_PACE"  # "stall,first,longest,tries" in seconds
+TEST_SPARE = "WERKBANK_TEST_FETCH_SPARE"  # in place of SPARE_BYTES
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,8 @@ def main() -> None:
     def say(say: str, **fields: Any) -> None:
         out.write(frames.encode({"id": asked["id"], "say": say, **fields}, frames.TO_PAGE_BYTES))
 
-    fetch = Fetch(library.hub_cache(), token, say, Pace.from_environment())
+    spare = int(os.environ.get(TEST_SPARE, SPARE_BYTES))
+    fetch = Fetch(library.hub_cache(), token, say, Pace.from_environment(), spare)
     try:
         names = ("name", "revision", "commit", "choice")
         say("done", ref=fetch.run(*(str(asked[name]) for name in names)))

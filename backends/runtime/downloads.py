@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ State = Literal["waiting", "running", "paused", "failed", "done"]
 LOG = logging.getLogger("werkbank.downloads")
 GRACE = 5.0  # seconds that the process gets to end after its stdin was closed
 TAIL_BYTES = 4000
+WRITE_EVERY = 1.0  # seconds, while bytes come
 # What the process needs beside a worker's environment: the hub's address and the way to it.
 NETWORK = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE",
            "SSL_CERT_DIR", "HF_HUB_OFFLINE")  # fmt: skip
@@ -88,6 +90,9 @@ class Downloads:
         self._runner: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._current = ""
+        self._closing = False
+        self._written = 0.0  # monotonic seconds
+        self._last: dict[str, Any] | None = None  # how the one that runs ended, in its own words
         self._stopped: str | None = None  # why the page ended the one that runs; "": a person did
         self._read_back()
 
@@ -173,11 +178,10 @@ class Downloads:
 
     async def close(self) -> None:
         """The page ends: the one that runs is found again as paused."""
+        self._closing = True
+        await self._stop(CLOSED)
         if self._runner:
-            await self._stop(CLOSED)
-            self._runner.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._runner
+            await self._runner
 
     # The queue
 
@@ -186,8 +190,11 @@ class Downloads:
             self._runner = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
-        while waiting := next((d for d in self._all.values() if d.state == "waiting"), None):
-            self._current, self._stopped = waiting.id, None
+        while not self._closing:
+            waiting = next((d for d in self._all.values() if d.state == "waiting"), None)
+            if waiting is None:
+                return
+            self._current, self._stopped, self._last = waiting.id, None, None
             self._put(_quiet(replace(waiting, state="running")))
             try:
                 await self._one(waiting.id)
@@ -221,9 +228,11 @@ class Downloads:
             await _end(process)
             self._process = None
         detail = await tail
-        if self._all[id].state != "running":
-            return
-        if self._stopped is None:
+        if self._last and self._last["say"] == "done":
+            self._settle("done", done=self._all[id].bytes, message="", hint="")
+        elif self._last:
+            self._fail(*(str(self._last.get(key, "")) for key in ("kind", "message", "hint")))
+        elif self._stopped is None:
             LOG.error("a download ended by itself (%s): %s", process.returncode, detail)
             self._fail("", "The process that downloads ended unexpectedly.", GO_ON)
         else:
@@ -258,18 +267,20 @@ class Downloads:
                 )
             )
         elif say == "progress":
-            self._all[self._current] = replace(
+            moved = replace(
                 download,
                 done=int(frame["done"]),
                 speed=int(frame["speed"]),
                 file=str(frame["file"]),
                 note=str(frame["note"]),
             )
-            self._tell()
-        elif say == "done":
-            self._settle("done", done=download.bytes, message="", hint="")
-        elif say == "failed":
-            self._fail(*(str(frame[key]) for key in ("kind", "message", "hint")))
+            if time.monotonic() - self._written > WRITE_EVERY:
+                self._put(moved)
+            else:
+                self._all[self._current] = moved
+                self._tell()
+        elif say in ("done", "failed"):
+            self._last = frame
 
     def _fail(self, kind: str, message: str, hint: str = "") -> None:
         # With a full disk nothing is wrong with the download: it waits for room.
@@ -299,6 +310,7 @@ class Downloads:
     def _put(self, download: Download) -> None:
         """Keep it, in memory and on the disk. With a full disk the one in memory has to do."""
         self._all[download.id] = download
+        self._written = time.monotonic()
         file = self.folder / f"{download.id}.json"
         partial = file.with_suffix(".partial")
         try:
