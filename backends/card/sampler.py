@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from backends.card.gpu import Reading
+from backends.card.reading import Reading
 
 KEPT = 600  # readings: ten minutes
 INTERVAL = 1.0  # seconds between readings

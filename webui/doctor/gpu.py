@@ -70,7 +70,7 @@ def find_cards() -> tuple[list[Card], str]:
     Without a card, the sentence says why.
     """
     try:
-        from backends.card.gpu import Nvml
+        from backends.card.nvml import Nvml
     except ImportError:
         return _ask_nvidia_smi()
     nvml = Nvml()

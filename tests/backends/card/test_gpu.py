@@ -1,16 +1,19 @@
 """The reading of the machine, against a stand-in for the driver's library."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from backends.base import Refused
 from backends.card import gpu as gpu_module
-from backends.card.gpu import LOST, NO_GPU, NO_MODULE, Machine
+from backends.card.gpu import LOST, NO_GPU, NO_MODULE, Machine, Power
 
 ROOT = Path(__file__).parents[3]
 GB = 2**30
@@ -63,6 +66,19 @@ class FakeNvml:
             "nvmlDeviceGetEnforcedPowerLimit": 285000,
             "nvmlDeviceGetClockInfo": 2610,
             "nvmlDeviceGetFanSpeed": 30,
+            "nvmlDeviceGetTemperatureThreshold": 84,
+            "nvmlDeviceGetCurrPcieLinkGeneration": 1,
+            "nvmlDeviceGetMaxPcieLinkGeneration": 4,
+            "nvmlDeviceGetCurrPcieLinkWidth": 8,
+            "nvmlDeviceGetMaxPcieLinkWidth": 16,
+            "nvmlDeviceGetCurrentClocksEventReasons": 0x1 | 0x4 | 0x20,
+            "nvmlDeviceGetTotalEnergyConsumption": 7_200_000,
+            "nvmlDeviceGetComputeRunningProcesses": [
+                SimpleNamespace(pid=os.getpid(), usedGpuMemory=2 * GB)
+            ],
+            "nvmlDeviceGetGraphicsRunningProcesses": [
+                SimpleNamespace(pid=2**22 + 1, usedGpuMemory=GB)  # above any pid: nobody's
+            ],
         }
         return self.values.get(name, answers.get(name))
 
@@ -87,7 +103,8 @@ def test_a_reading_holds_what_the_driver_tells_in_the_units_of_its_names(nvml):
         index=1, name="NVIDIA GeForce RTX 4070 Ti", uuid="GPU-1", busy_percent=42,
         used_bytes=5 * GB, free_bytes=6 * GB, total_bytes=12 * GB, temperature_c=61,
         power_w=123.5, power_limit_w=285.0, sm_clock_mhz=2610, memory_clock_mhz=2610,
-        fan_percent=30,
+        fan_percent=30, slowdown_c=84, pcie_generation=1, pcie_generation_max=4, pcie_width=8,
+        pcie_width_max=16, throttled=("power limit", "heat"), energy_j=7200.0,
     )  # fmt: skip
     assert reading.gpus[1] == card
     assert json.loads(json.dumps(reading.to_json()))["gpus"][1]["power_w"] == 123.5
@@ -107,6 +124,72 @@ def test_the_largest_number_means_unknown(nvml):
     nvml.values["nvmlDeviceGetPowerUsage"] = 2**32 - 1
     card = Machine(nvml).read().gpus[0]
     assert (card.used_bytes, card.free_bytes, card.total_bytes, card.power_w) == (None,) * 4
+
+
+def test_no_value_of_a_card_that_tells_none_is_zero(nvml):
+    """As under WSL: memory and nothing else. Also each function by itself may be missing."""
+    asked = [n for n in dir(pynvml) if n.startswith("nvmlDeviceGet")]
+    kept = ("nvmlDeviceGetCount", "nvmlDeviceGetHandleByIndex", "nvmlDeviceGetMemoryInfo")
+    nvml.faults = {name: 3 for name in asked if name not in kept}
+    machine = Machine(nvml)
+    machine.watch_processes()
+    card = machine.read().gpus[0]
+    told = {name: value for name, value in asdict(card).items() if value is not None}
+    assert told == {
+        "index": 0, "used_bytes": 5 * GB, "free_bytes": 6 * GB, "total_bytes": 12 * GB, "error": ""
+    }  # fmt: skip
+
+
+def test_nothing_that_slows_the_card_is_not_the_same_as_not_told(nvml):
+    nvml.values["nvmlDeviceGetCurrentClocksEventReasons"] = 0x1  # idle
+    assert Machine(nvml).read().gpus[0].throttled == ()
+    nvml.faults = {f"nvmlDeviceGetCurrentClocks{word}Reasons": 13 for word in ("Event", "Throttle")}
+    assert Machine(nvml).read().gpus[0].throttled is None
+
+
+def test_an_older_driver_is_asked_for_the_reasons_in_the_older_way(nvml):
+    nvml.faults["nvmlDeviceGetCurrentClocksEventReasons"] = 13
+    nvml.values["nvmlDeviceGetCurrentClocksThrottleReasons"] = 0x80
+    assert Machine(nvml).read().gpus[0].throttled == ("power supply",)
+
+
+def test_processes_are_asked_for_only_while_somebody_looks(nvml):
+    machine = Machine(nvml, clock=(clock := Clock()))
+    assert machine.read().gpus[0].processes is None
+    machine.watch_processes()
+    mine, gone = machine.read().gpus[0].processes
+    assert (mine.pid, mine.bytes) == (os.getpid(), 2 * GB)
+    assert "python" in mine.name.lower() or "pytest" in mine.name.lower()
+    assert (gone.name, gone.bytes) == ("", GB)
+    clock.now += 6
+    nvml.calls.clear()
+    assert machine.read().gpus[0].processes is None
+    assert not any("Processes" in name for name in nvml.calls)
+
+
+def test_memory_of_a_process_that_is_not_told_is_unknown(nvml):
+    nvml.values["nvmlDeviceGetComputeRunningProcesses"] = [
+        SimpleNamespace(pid=os.getpid(), usedGpuMemory=None)  # Windows' WDDM
+    ]
+    nvml.values["nvmlDeviceGetGraphicsRunningProcesses"] = [
+        SimpleNamespace(pid=os.getpid(), usedGpuMemory=2**64 - 1)  # WSL
+    ]
+    machine = Machine(nvml)
+    machine.watch_processes()
+    [process] = machine.read().gpus[0].processes
+    assert (process.pid, process.bytes) == (os.getpid(), None)
+
+
+def test_the_power_of_one_card_is_had_without_a_whole_reading(nvml):
+    machine = Machine(nvml, clock=(clock := Clock()))
+    assert machine.power("cuda:1") == Power(clock.now)  # nothing is open yet
+    machine.read()
+    nvml.calls.clear()
+    assert machine.power("cuda:1") == Power(clock.now, 7200.0, 123.5)
+    assert len(nvml.calls) == 2
+    assert machine.power("cpu") == machine.power("cuda:7") == Power(clock.now)
+    nvml.lost = {1}
+    assert machine.power("cuda:1") == Power(clock.now)
 
 
 def test_no_library_means_cpu_mode_with_the_host_still_read(nvml):
