@@ -219,7 +219,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[int, int, tuple[int
 
 def check_folder(folder: Path) -> None:
     """A model's folder. Raises Refused, or OSError where it cannot be read."""
-    files = list(_files_inside(folder))
+    files = list(files_inside(folder))
     _check_configs(files)
     weights = [f for f in files if f.suffix in (".safetensors", ".gguf")]
     pickles = [f for f in files if f.suffix in PICKLED]
@@ -246,7 +246,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def _files_inside(folder: Path) -> Iterator[Path]:
+def files_inside(folder: Path) -> Iterator[Path]:
     """Every file of a model's folder. Raises Refused for a link that leads out of it."""
     allowed = [root.resolve() for root in (folder, *_blob_folders(folder)) if root.is_dir()]
     count = 0

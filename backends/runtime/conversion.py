@@ -1,0 +1,146 @@
+"""Old pickled weights become a model of the user's own in safetensors, in a throw-away process.
+
+The process (`backends/models/convert.py`) is offline and has no token; the page only reads its
+lines. What it made is checked by its headers before it takes its place in HOME/models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backends.base import ModelRef, Refused
+from backends.events import Progress
+from backends.models import adding, library
+from backends.models.check import check_path
+from backends.models.convert import pickles_of
+from backends.runtime.process import CHECKOUT, child_environment, kill_tree, own_temp, start_flags
+
+LINE_BYTES = 4_000_000
+TAIL_BYTES = 4000
+BROKEN = "Take a safetensors or GGUF version of the model."
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What came out, to be shown.
+
+    tensors, bytes  of the result; `before` the bytes of the pickled files
+    types           how many tensors of each type, as {"float16": 200}
+    largest         the largest tensors: name, shape, type
+    left_out        how many entries were no weights (a training's counters) and were left
+    dropped         tensors that are one with another: {name: the one that was kept}
+    """
+
+    ref: ModelRef
+    tensors: int
+    bytes: int
+    before: int
+    types: dict[str, int]
+    largest: list[tuple[str, list[int], str]]
+    left_out: int
+    dropped: dict[str, str]
+
+
+async def convert(
+    source: Path, report: Callable[[Progress], None] = lambda event: None
+) -> Converted:
+    """Convert a pickled file (.bin, .pt, .pth, .ckpt) or a model's folder with such weights.
+
+    source: a path that the library located (`library.locate`) or that lies among the uploads;
+    never one that a browser gave. Raises Refused, two sentences. Cancelling ends the process and
+    leaves nothing behind.
+    """
+    models = library.models_folder()
+    size = await asyncio.to_thread(_size_to_convert, source)
+    staged = models / f".converting-{secrets.token_hex(6)}"
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(models).free
+        if free < 1.1 * size + 50_000_000:
+            raise Refused(
+                f"The copy needs {size / 1e9:.1f} GB, and {models} has {free / 1e9:.1f} GB free.",
+                "Free some space, then convert it again.",
+            )
+        staged.mkdir()
+        said = await _run(source, staged, report)
+        name = adding.clean_name(f"{source.stem if source.is_file() else source.name}")
+        made = staged
+        if source.is_file():
+            made, name = next(staged.glob("*.safetensors")), f"{name}.safetensors"
+        else:
+            name = f"{name}-safetensors"
+        await asyncio.to_thread(check_path, made)
+        place = adding.move_in(made, name)
+    except OSError as error:
+        raise adding.disk_sentence(error, models) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return Converted(
+        ref=ModelRef("folder", library.name_id(place.name)),
+        tensors=int(said["tensors"]),
+        bytes=int(said["bytes"]),
+        before=int(said["before"]),
+        types={str(k): int(v) for k, v in said["types"].items()},
+        largest=[(str(n), [int(e) for e in shape], str(t)) for n, shape, t in said["largest"]],
+        left_out=int(said["left_out"]),
+        dropped={str(k): str(v) for k, v in said["dropped"].items()},
+    )
+
+
+def _size_to_convert(source: Path) -> int:
+    try:
+        return sum(pickle.stat().st_size for pickle in pickles_of(source))
+    except OSError as error:
+        raise Refused(
+            f"{source.name} cannot be read ({error.strerror}).", "Check who may read it."
+        ) from error
+
+
+async def _run(source: Path, out: Path, report: Callable[[Progress], None]) -> dict[str, Any]:
+    """The process's last line. Raises Refused with what it says, or that it died."""
+    home = library.home()
+    temp = Path(tempfile.mkdtemp(prefix="convert-", dir=own_temp(home)))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "backends.models.convert", str(source), str(out),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=LINE_BYTES,
+        env=child_environment(temp),
+        cwd=CHECKOUT,
+        **start_flags(),
+    )  # fmt: skip
+    assert process.stdout and process.stderr
+    errors = asyncio.create_task(process.stderr.read())
+    last: dict[str, Any] = {}
+    try:
+        while line := await process.stdout.readline():
+            last = json.loads(line)
+            if last["say"] == "progress":
+                report(Progress(int(last["done"]), int(last["total"]), str(last["file"])[:200]))
+        await process.wait()
+    except (ValueError, KeyError, TypeError):
+        last = {}
+    finally:
+        if process.returncode is None:
+            kill_tree(process.pid)
+            await process.wait()
+        detail = (await errors)[-TAIL_BYTES:].decode("utf-8", "replace")
+        shutil.rmtree(temp, ignore_errors=True)
+    if last.get("say") == "failed":
+        raise Refused(str(last["message"]), str(last["hint"]), detail)
+    if last.get("say") != "done":
+        raise Refused(
+            f"The process that opened {source.name} ended before it was done "
+            "(too much memory or time, or a damaged file).", BROKEN, detail,
+        )  # fmt: skip
+    return last
