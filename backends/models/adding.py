@@ -43,7 +43,7 @@ def add_uploads(files: Sequence[Path], uploads: Path, name: str = "") -> ModelRe
         raise Refused(
             f"These are {len(files)} files, too many for one model.", "Drag only its own."
         )
-    sources = [_uploaded(file, uploads) for file in files]
+    sources = [uploaded(file, uploads) for file in files]
     weights = [s for s in sources if suffix_of(s.name) in WEIGHTS]
     pickled = [s for s in sources if suffix_of(s.name) in PICKLED]
     if pickled and not weights:
@@ -112,7 +112,7 @@ def disk_sentence(error: OSError, folder: Path) -> Refused:
     )
 
 
-def _uploaded(file: Path, uploads: Path) -> Path:
+def uploaded(file: Path, uploads: Path) -> Path:
     """The file behind a path that came from a browser. Raises Refused for one that is elsewhere."""
     try:
         real = file.resolve(strict=True)

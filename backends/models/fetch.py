@@ -156,7 +156,7 @@ class Fetch:
             self._tell(file, "Another program downloads this file: waiting for it.")
 
         with store.alone(file, waiting):
-            if store.have(repo.commit, file) < file.bytes or not store.blob(file).exists():
+            if not store.has_blob(file):
                 self._bring(store, repo, file)
             store.settle(repo.commit, file)
 
@@ -174,6 +174,7 @@ class Fetch:
                 f"{file.path} came damaged: it is not what the hub says that it has.",
                 "It was removed; start the download again, which fetches this one file anew.",
             )
+        store.keep(file)
 
     def _stream(self, repo: Repo, partial: Partial) -> None:
         """From where the partial ends to the end of the file, over one connection."""

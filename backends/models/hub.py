@@ -26,6 +26,8 @@ TASKS = {
 }
 EXPANDED = ("downloads", "likes", "gated", "tags", "pipeline_tag", "safetensors", "lastModified")
 MOST = 50
+OWN_CODE = "custom_code"  # the hub's tag for a config with auto_map
+WARNING = "{} brings code of its own, which is never run here. Take a GGUF of it, or another model."
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Found:
     parameters: int
     formats: tuple[str, ...]
     updated: str  # YYYY-MM-DD
+    own_code: bool = False  # its safetensors want code of their own, which is never run here
 
 
 def search(words: str, task: str = "", *, limit: int = 20, token: str = "") -> list[Found]:
@@ -89,6 +92,7 @@ def read_repo(name: str, revision: str = "main", token: str = "") -> Repo:
         licence=_licence(tags),
         task=_task(said.get("pipeline_tag")),
         problem="" if choices else problem_of(name, files),
+        warning=WARNING.format(name) if OWN_CODE in tags else "",
     )
 
 
@@ -127,6 +131,7 @@ def _found(entry: Mapping[str, Any]) -> Found:
         parameters=sum(sizes.values()),
         formats=tuple(format for format in ("safetensors", "gguf") if format in tags),
         updated=str(entry.get("lastModified") or "")[:10],
+        own_code=OWN_CODE in tags,
     )
 
 

@@ -41,17 +41,24 @@ class RepoStore:
         """Whether the file is there, whole."""
         return _size(self.pointer(commit, file)) == file.bytes
 
+    def has_blob(self, file: RepoFile) -> bool:
+        """Whether its bytes are there, perhaps from another version or another program."""
+        return _size(self.blob(file)) == file.bytes
+
     def have(self, commit: str, file: RepoFile) -> int:
         """How many bytes of it are there: all, what was begun, or none."""
-        if self.has(commit, file) or _size(self.blob(file)) == file.bytes:
+        if self.has(commit, file) or self.has_blob(file):
             return file.bytes
         return min(max(_size(self.partial(file)), 0), file.bytes)
 
+    def keep(self, file: RepoFile) -> None:
+        """The partial file was checked: it is the blob from now on."""
+        os.replace(self.partial(file), self.blob(file))
+
     def settle(self, commit: str, file: RepoFile) -> None:
-        """A checked partial file becomes the blob, if there is one, and the snapshot's file."""
+        """The snapshot gets its link to the blob. What is left of a partial file is not needed."""
         blob, pointer = self.blob(file), self.pointer(commit, file)
-        if self.partial(file).exists():
-            os.replace(self.partial(file), blob)
+        self.partial(file).unlink(missing_ok=True)
         pointer.parent.mkdir(parents=True, exist_ok=True)
         pointer.unlink(missing_ok=True)
         try:

@@ -19,9 +19,10 @@ SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 SMALL_BYTES = 64 * 2**20  # a tokenizer has up to 33 MB
 ELSEWHERE = {"onnx", "openvino", "original", "flax", "tf", "coreml", "gguf", "metal", "runs"}
 PLAIN = re.compile(r"[\w][\w .,+()=@-]*")
+USUAL = ("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "Q4_0", "Q5_K_M", "Q8_0")
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 WEIGHTS = re.compile(
-    r"(?P<stem>[^.]+)(\.(?P<variant>[A-Za-z0-9_]+))?(?P<part>-\d{5}-of-\d{5})?\.safetensors"
+    r"(?P<stem>[^.]+?)(\.(?P<variant>[A-Za-z0-9_]+))?(?P<part>-\d{5}-of-\d{5})?\.safetensors"
 )
 QUANTISATION = re.compile(
     r"(?i)(?:^|[-._])((?:UD-)?(?:I?Q\d\w*|TQ\d\w*|BF16|F16|F32|FP16|MXFP4\w*))"
@@ -65,7 +66,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Repo:
-    """A model's page at one commit. `problem`: why nothing of it can be used, as two sentences."""
+    """A model's page at one commit. `problem`: why nothing of it can be used, as two sentences;
+    `warning`: what should be known before it is downloaded."""
 
     name: str
     revision: str
@@ -75,12 +77,20 @@ class Repo:
     licence: str = ""
     task: str = ""
     problem: str = ""
+    warning: str = ""
+
+    @property
+    def usual(self) -> Choice | None:
+        """What to offer first: all its safetensors, else the GGUF of usual quality."""
+        whole = [c for c in self.choices if c.id == "safetensors"]
+        usual = [c for q in USUAL for c in self.choices if c.title == f"GGUF {q}"]
+        return next(iter([*whole, *usual, *self.choices]), None)
 
     def choice(self, id: str = "") -> Choice:
-        """The choice of that id; the first where none is named. Raises Refused."""
-        for choice in self.choices:
-            if id in ("", choice.id):
-                return choice
+        """The choice of that id; the usual one where none is named. Raises Refused."""
+        found = {choice.id: choice for choice in self.choices}.get(id) if id else self.usual
+        if found:
+            return found
         if self.problem:
             happened, _, hint = self.problem.partition(". ")
             raise Refused(f"{happened}.", hint)
@@ -161,10 +171,10 @@ def _picked(weights: list[RepoFile], variant: str) -> list[RepoFile]:
     picked: list[RepoFile] = []
     for folder in sorted({_folder(f) for f in weights}):
         here = [(f, WEIGHTS.fullmatch(_name(f))) for f in weights if _folder(f) == folder]
-        groups: dict[str, list[RepoFile]] = {}
+        groups: dict[str, list[RepoFile]] = {}  # a name with other dots in it is a group as well
         for file, named in here:
             groups.setdefault((named["variant"] or "") if named else "", []).append(file)
-        picked += _without_doubles(groups.get(variant) or groups.get("") or [])
+        picked += _without_doubles(groups.get(variant) or groups.get("") or [f for f, _ in here])
     return picked
 
 

@@ -50,6 +50,18 @@ class Converted:
     dropped: dict[str, str]
 
 
+async def convert_upload(
+    file: Path, uploads: Path, report: Callable[[Progress], None] = lambda event: None
+) -> Converted:
+    """The same for a file that was dragged into the page: it must lie in the folder `uploads`, and
+    is removed afterwards. Raises Refused."""
+    source = adding.uploaded(file, uploads)
+    try:
+        return await convert(source, report)
+    finally:
+        source.unlink(missing_ok=True)
+
+
 async def convert(
     source: Path, report: Callable[[Progress], None] = lambda event: None
 ) -> Converted:

@@ -228,6 +228,8 @@ class Downloads:
             await _end(process)
             self._process = None
         detail = await tail
+        if token := hub_token.read():
+            detail = detail.replace(token, "***")  # it says nothing of it; a library may one day
         if self._last and self._last["say"] == "done":
             self._settle("done", done=self._all[id].bytes, message="", hint="")
         elif self._last:

@@ -124,6 +124,16 @@ def test_one_quantisation_of_a_gguf_model(fake: FakeHub) -> None:
         run(name="x/GGUF", choice="m-Q2_K.gguf")
 
 
+def test_an_old_partial_never_replaces_what_another_program_finished(fake: FakeHub) -> None:
+    folder = library.hub_cache() / "models--some--Llama-small" / "blobs"
+    folder.mkdir(parents=True)
+    (folder / PARTIAL).write_bytes(b"begun")
+    (folder / PARTIAL.removesuffix(".incomplete")).write_bytes(WEIGHTS)
+    run()
+    assert fake.of("cdn") == [] and PARTIAL not in blobs()
+    assert (library.locate(ModelRef.parse(f"hub:{NAME}")) / "model.safetensors").stat().st_size > 9
+
+
 # What breaks and is mended
 
 

@@ -92,6 +92,14 @@ def test_a_file_with_a_dangerous_name_is_refused_by_name(fake: FakeHub) -> None:
             assert "kept safely" in refused.message
 
 
+def test_a_model_with_code_of_its_own_is_marked_before_it_is_downloaded(fake: FakeHub) -> None:
+    files = {"config.json": CONFIG, "model.safetensors": b"x"}
+    fake.add("odd/model", files, tags=("safetensors", "custom_code"))
+    assert [f.own_code for f in hub.search("odd")] == [True]
+    assert "never run" in hub.read_repo("odd/model").warning
+    assert hub.read_repo("some/Llama-small").warning == ""
+
+
 # What goes wrong
 
 
