@@ -32,7 +32,7 @@ from webui.answers import Answers
 from webui.demo.share import Sharing
 from webui.forecast import Forecast, sentence
 from webui.gate import Gate
-from webui.gpu_panel import resident as resident_chip
+from webui.monitor import Monitor
 from webui.settings import SettingsFile
 from webui.store import Store
 
@@ -95,6 +95,7 @@ class Bench:
         self.store = Store(home / "werkbank.db")
         self.settings = SettingsFile(home / "settings.json")
         self.downloads = Downloads(home)
+        self.monitor = Monitor(self)
         self.answers = Answers(self)
         self.sharing = Sharing(self)
         self.loadings: dict[str, Loading] = {}  # by reference
@@ -263,9 +264,8 @@ class Bench:
                 if position:
                     yield Waiting(position)
             params = with_defaults(params, listed)
-            async with contextlib.aclosing(
-                self.supervisor.run(resident, params, begun, on_free=ticket.leave)
-            ) as events:
+            run = self.supervisor.run(resident, params, begun, on_free=ticket.leave)
+            async with contextlib.aclosing(self.monitor.metered(resident, params, run)) as events:
                 async for event in events:
                     yield event
         finally:
@@ -394,6 +394,7 @@ class Bench:
                 )  # fmt: skip
             self.ledger.measure(resident.id, resident.held_bytes)  # a run may have made it more
         self.ledger.set_busy(resident.id, resident.state in ("busy", "stuck"))
+        self.monitor.changed(resident)
 
     def _spare_changed(self, spare: Child | None) -> None:
         """It has an entry from its first moment: whoever needs the memory more may have it."""
@@ -409,13 +410,6 @@ class Bench:
         self.ledger.measure(SPARE, held)
 
     # What others read
-
-    def chips(self) -> list[dict[str, Any]]:
-        """Who holds memory, for the strip on top."""
-        return [
-            resident_chip(r.label, r.held_bytes or None, r.state)
-            for r in self.supervisor.residents.values()
-        ]
 
     async def health(self) -> dict[str, Any]:
         """The body of /healthz for whoever has the token."""

@@ -20,9 +20,12 @@ TEMPLATE = """
 """
 
 
-def resident(label: str, size_bytes: int | None, state: str) -> dict[str, Any]:
-    """One chip of the strip, such as "SmolLM2 135M · 0.4 GB · ready", as `/api/gpu` sends it."""
-    return {"label": label, "bytes": size_bytes, "state": state}
+def resident(label: str, size_bytes: int | None, state: str, **more: Any) -> dict[str, Any]:
+    """One chip of the strip, such as "SmolLM2 135M · 0.4 GB · ready", as `/api/gpu` sends it.
+
+    more: `id`, `kind` (model, job, spare), `owner` (its tab), `device`, `pid` where it has one
+    """
+    return {"label": label, "bytes": size_bytes, "state": state, **more}
 
 
 def build_gpu_strip() -> gr.HTML:

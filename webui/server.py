@@ -152,10 +152,16 @@ def add_own_routes(server: FastAPI, bench: Bench) -> None:
         return await bench.health() if request.scope.get(TRUSTED) else {"status": "ok"}
 
     @server.get("/api/gpu")
-    async def gpu(seq: int = 0) -> dict[str, Any]:
+    async def gpu(seq: int = 0, panel: bool = False) -> Response:
         """Readings newer than `seq`, who holds memory, what is shared. Polled by the strip."""
-        shared = bench.sharing.brief()
-        return {**bench.sampler.since(seq), "residents": bench.chips(), "share": shared}
+        # Made here: FastAPI would walk through every value first, and ten minutes are many.
+        return JSONResponse(bench.monitor.answer(seq, panel))
+
+    @server.post("/api/gpu/dismiss")
+    async def dismiss(alert: str) -> dict[str, str]:
+        """Not to be shown again until its condition went away and came back."""
+        bench.monitor.alerts.dismiss(alert)
+        return {"status": "ok"}
 
 
 async def unexpected(request: Request, error: Exception) -> Response:

@@ -78,6 +78,7 @@ class Energy:
         self._locks: dict[str, asyncio.Lock] = {}
         self._begins: dict[str, tuple[str, asyncio.Task[None]]] = {}
         self._watching: dict[str, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[float | None]] = set()  # one that nobody holds may vanish
 
     def begin(self, run: str, device: str) -> None:
         """`run` starts on `device` now. Nobody waits for the driver. Nothing happens on a CPU."""
@@ -89,9 +90,23 @@ class Energy:
         device, begun = self._begins.pop(run, ("", None))
         if begun is None:
             return None
-        ending = asyncio.create_task(self._end(run, device, begun))
+        ending = self._leave(run, device, begun)
         await asyncio.wait({ending}, timeout=PATIENCE)  # it goes on: the run must leave the tally
         return ending.result() if ending.done() and not ending.cancelled() else None
+
+    def abandon(self, run: str) -> None:
+        """It broke off, and nobody asks what it took. Returns at once."""
+        device, begun = self._begins.pop(run, ("", None))
+        if begun is not None:
+            self._leave(run, device, begun)
+
+    def _leave(
+        self, run: str, device: str, begun: asyncio.Task[None]
+    ) -> asyncio.Task[float | None]:
+        task = asyncio.create_task(self._end(run, device, begun))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return task
 
     async def _begin(self, run: str, device: str) -> None:
         tally = self._tallies.setdefault(device, Tally())

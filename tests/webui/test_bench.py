@@ -141,7 +141,7 @@ def test_the_spare_has_an_entry_until_a_load_takes_it(home: Path) -> None:
         end = await bench.load(bench.find("echo"), {"ballast_mb": 50}).task  # type: ignore[misc]
         assert isinstance(end, Done) and kinds(bench) == ["model"]
         [entry] = bench.ledger.entries()
-        [chip] = bench.chips()
+        [chip] = bench.monitor.holders()
         [resident] = bench.supervisor.residents.values()
         assert resident.child and resident.child.pid == worker["pid"]
         sizes = (entry.measured_bytes, chip["bytes"], resident.held_bytes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from backends.card.energy import in_words
 from webui.answers import Answer
 from webui.attachments import attachments_of
 from webui.chat.buttons import buttons, control
@@ -97,6 +98,8 @@ def usage_parts(usage: dict[str, Any]) -> list[str]:
         parts.append(f"first after {first:.2f} s")
     if prompt := usage.get("prompt_tokens"):
         parts.append(f"prompt {prompt}")
+    if (energy := usage.get("energy_wh")) is not None:
+        parts.append(in_words(float(energy)))
     if usage.get("finish_reason") == "length":
         parts.append("reached max new tokens")
     return parts
