@@ -246,9 +246,15 @@ def _in_folder(folder: Path, ref: ModelRef) -> Path:
 
 
 def _ggufs(folder: Path) -> list[Path]:
-    """The language models in a folder, of split ones the first part."""
-    found = [p for p in sorted(folder.glob("*.gguf")) if not p.name.startswith("mmproj")]
-    return [p for p in found if gguf_parts(p)[0] == p]
+    """The language models in a folder, of split ones the first part. Some have a folder for each
+    quantisation."""
+    found = [p for p in sorted(folder.rglob("*.gguf")) if not p.name.startswith("mmproj")]
+    plain = re.compile(r"[\w-][\w.-]*")  # what a reference can name
+    return [
+        p for p in found
+        if gguf_parts(p)[0] == p
+        and all(plain.fullmatch(part) for part in p.relative_to(folder).parts[:-1])
+    ]  # fmt: skip
 
 
 # Names of files, in references
@@ -391,7 +397,8 @@ def _models_in(ref: ModelRef, path: Path) -> Iterator[tuple[ModelRef, Path]]:
         yield ref, path
     for file in ggufs:
         alone = len(ggufs) == 1 and not others
-        yield (ref if alone else replace(ref, file=name_id(file.name))), file
+        inner = "/".join([*file.relative_to(path).parts[:-1], name_id(file.name)])
+        yield (ref if alone else replace(ref, file=inner)), file
 
 
 def _judged(ref: ModelRef, path: Path) -> Listed:

@@ -79,6 +79,16 @@ def test_without_a_models_folder_the_list_is_just_the_catalogue() -> None:
     assert not library.home().exists()  # looking makes nothing
 
 
+def test_quantisations_in_folders_of_their_own_are_models_each() -> None:
+    for name in ("Q4_K_M", "Q8_0"):
+        folder = own("many") / name
+        folder.mkdir(parents=True)
+        (folder / f"m-{name}.gguf").write_bytes(crafted.gguf())
+    ids = sorted(listed())
+    assert ids == ["folder:many:Q4_K_M/m-Q4_K_M.gguf", "folder:many:Q8_0/m-Q8_0.gguf"]
+    assert locate(ids[1]).name == "m-Q8_0.gguf" and not listed()[ids[1]].problem
+
+
 def test_a_folder_a_gguf_file_and_a_folder_of_ggufs_are_listed() -> None:
     crafted.folder(own("small"))
     own("one.gguf").write_bytes(crafted.gguf())
