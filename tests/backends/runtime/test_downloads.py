@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -127,6 +128,35 @@ def test_cancel_removes_what_came_only_where_asked(home: Path, fake: FakeHub) ->
         assert freed > 500_000 and not folder.exists()
         with pytest.raises(Refused, match="not in the list"):
             downloads.get(id)
+
+    drive(home, body)
+
+
+def test_cancel_takes_nothing_that_is_whole_or_another_programs(home: Path, fake: FakeHub) -> None:
+    async def body(downloads: Downloads) -> None:
+        id = downloads.add("a/one").id
+        old = await until(downloads, id, lambda d: d.state == "done")
+        folder = library.hub_cache() / "models--a--one"
+        foreign = folder / "blobs" / f"{'0' * 64}.1234abcd.incomplete"
+        foreign.write_bytes(b"another program's")
+        fake.slow = 0.05
+        new = {"config.json": FILES["config.json"], "model.safetensors": WEIGHTS[:-1] + b"x"}
+        commit = fake.commit("a/one", new)
+        downloads.forget_done()
+        id = downloads.add("a/one").id
+        await until(downloads, id, lambda d: d.done > 300_000)
+        await downloads.cancel(id)
+        assert not (folder / "snapshots" / commit).exists()
+        assert [f.name for f in folder.glob("blobs/*.incomplete")] == [foreign.name]
+        path = library.locate(ModelRef.parse(old.ref))
+        assert (path / "model.safetensors").read_bytes() == WEIGHTS
+        assert (path / "config.json").exists()
+        # One more try for the version that is whole, cancelled before anything happens.
+        fake.models["a/one"].refs["main"] = old.commit
+        id = downloads.add("a/one").id
+        downloads._all[id] = replace(await downloads.pause(id), commit=old.commit)
+        await downloads.cancel(id)
+        assert (path / "model.safetensors").read_bytes() == WEIGHTS
 
     drive(home, body)
 
