@@ -25,7 +25,7 @@ from backends.base import ModelRef, Refused
 from backends.events import Event
 from backends.models import gguf_copy
 from backends.models.catalogue import Row, find_row, read_rows
-from backends.models.check import check_path, gguf_parts
+from backends.models.check import PICKLED, check_path, gguf_parts
 from backends.models.facts import Facts, guess_task, read_facts
 
 TASKS = ("chat", "image", "multimodal", "speech")
@@ -382,8 +382,14 @@ def hub_models() -> Iterator[tuple[ModelRef, Path]]:
         except Refused:
             continue  # nothing of its main revision is there
         snapshot = path if path.is_dir() else path.parent
-        if any(snapshot.rglob("*.safetensors")) or _ggufs(snapshot):
+        if any(snapshot.rglob("*.safetensors")) or _ggufs(snapshot) or _is_pickled(snapshot):
             yield from _models_in(ref, snapshot)
+
+
+def _is_pickled(snapshot: Path) -> bool:
+    """Whether it is a model that could be converted, and not one of another kind."""
+    described = any((snapshot / name).is_file() for name in ("config.json", "model_index.json"))
+    return described and any(path.suffix in PICKLED for path in snapshot.rglob("*"))
 
 
 def _models_in(ref: ModelRef, path: Path) -> Iterator[tuple[ModelRef, Path]]:

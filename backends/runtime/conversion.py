@@ -84,8 +84,7 @@ async def convert(
             )
         staged.mkdir()
         said = await _run(source, staged, report)
-        name = adding.clean_name(f"{source.stem if source.is_file() else source.name}")
-        made = staged
+        made, name = staged, adding.clean_name(_title(source))
         if source.is_file():
             made, name = next(staged.glob("*.safetensors")), f"{name}.safetensors"
         else:
@@ -106,6 +105,13 @@ async def convert(
         left_out=int(said["left_out"]),
         dropped={str(k): str(v) for k, v in said["dropped"].items()},
     )
+
+
+def _title(source: Path) -> str:
+    """What to call the result: a snapshot in the hub's cache is named by a commit."""
+    if source.is_dir() and source.parent.name == "snapshots":
+        return source.parent.parent.name.rpartition("--")[2]
+    return source.stem if source.is_file() else source.name
 
 
 def _size_to_convert(source: Path) -> int:

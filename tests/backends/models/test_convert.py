@@ -20,7 +20,7 @@ from backends.base import Refused
 from backends.models import library
 from backends.models.convert import convert as convert_here
 from backends.models.convert import safe_name
-from backends.runtime.conversion import Converted, convert
+from backends.runtime.conversion import Converted, convert, convert_upload
 from backends.runtime.process import CHECKOUT
 from tests.backends.models import crafted
 
@@ -131,6 +131,26 @@ def test_a_component_of_a_pipeline_keeps_its_folder_and_name(tmp_path: Path) -> 
     path = library.locate(run(folder).ref)
     assert (path / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     assert safe_name("diffusion_pytorch_model.bin") == "diffusion_pytorch_model.safetensors"
+
+
+def test_a_model_in_the_hub_cache_keeps_its_name(tmp_path: Path) -> None:
+    repo = tmp_path / "hub" / "models--old--bert-x"
+    snapshot = crafted.folder(repo / "snapshots" / ("c" * 40))
+    (snapshot / "model.safetensors").unlink()
+    (repo / "blobs").mkdir()
+    torch.save(weights(), repo / "blobs" / "1")
+    (snapshot / "pytorch_model.bin").symlink_to("../../blobs/1")
+    assert str(run(snapshot).ref) == "folder:bert-x-safetensors"
+
+
+def test_an_upload_is_converted_and_goes(tmp_path: Path) -> None:
+    torch.save(weights(), tmp_path / "a.pt")
+    with pytest.raises(Refused, match="not there any more"):
+        asyncio.run(convert_upload(tmp_path / "a.pt", tmp_path / "uploads"))
+    assert str(asyncio.run(convert_upload(tmp_path / "a.pt", tmp_path)).ref) == (
+        "folder:a.safetensors"
+    )
+    assert not (tmp_path / "a.pt").exists()
 
 
 # What is refused

@@ -79,6 +79,14 @@ def test_without_a_models_folder_the_list_is_just_the_catalogue() -> None:
     assert not library.home().exists()  # looking makes nothing
 
 
+def test_a_pickled_model_in_the_hub_cache_is_listed_with_what_to_do() -> None:
+    snapshot = in_hub("old/model")
+    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    assert "Convert it" in listed()["hub:old/model"].problem
+    (snapshot / "config.json").unlink()  # then it is something else
+    assert listed() == {}
+
+
 def test_quantisations_in_folders_of_their_own_are_models_each() -> None:
     for name in ("Q4_K_M", "Q8_0"):
         folder = own("many") / name
