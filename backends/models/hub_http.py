@@ -67,12 +67,12 @@ def api(path: str, token: str = "", query: Mapping[str, Any] | None = None, abou
     url = f"{endpoint()}/{path}"
     try:
         with make_client() as client, opened(client, url, token, about, query=query) as answer:
-            body = b""
+            body = bytearray()
             for piece in answer.response.iter_bytes():
                 body += piece
                 if len(body) > ANSWER_BYTES:
                     raise _strange(url)
-            return httpx.Response(200, content=body).json()
+            return httpx.Response(200, content=bytes(body)).json()
     except httpx.HTTPError as error:
         raise no_connection(error) from error
     except ValueError as error:
@@ -101,8 +101,11 @@ def opened(
         with client.stream("GET", here, headers=sent, follow_redirects=False) as response:
             if ours:
                 said.update(response.headers)
-            if response.is_redirect:
-                here = here.join(response.headers["Location"])
+            if response.has_redirect_location:
+                try:
+                    here = here.join(response.headers["Location"])
+                except httpx.InvalidURL:
+                    raise _strange(url) from None
                 if home.scheme == "https" and here.scheme != "https":
                     raise _strange(url)
                 continue

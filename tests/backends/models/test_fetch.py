@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backends.base import ModelRef, Refused
-from backends.models import fetch, library
+from backends.models import fetch, library, usage
 from backends.models.fetch import Fetch, Meter, Pace
 from backends.models.hub_http import HubError
 from tests.backends.models import crafted
@@ -132,6 +132,24 @@ def test_an_old_partial_never_replaces_what_another_program_finished(fake: FakeH
     run()
     assert fake.of("cdn") == [] and PARTIAL not in blobs()
     assert (library.locate(ModelRef.parse(f"hub:{NAME}")) / "model.safetensors").stat().st_size > 9
+
+
+def test_where_there_are_no_links_the_file_itself_lies_in_the_snapshot(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(self: Path, target: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    run()
+    folder = library.locate(ModelRef.parse(f"hub:{NAME}"))
+    assert not (folder / "model.safetensors").is_symlink() and not any(blobs())
+    library.check(ModelRef.parse(f"hub:{NAME}"))
+    fake.seen.clear()
+    run()
+    assert fake.of("cdn") == []
+    assert usage.delete(ModelRef.parse(f"hub:{NAME}")) > len(WEIGHTS)
+    assert not folder.exists()
 
 
 # What breaks and is mended
@@ -284,6 +302,13 @@ def test_a_redirect_away_from_https_is_not_followed(
         with pytest.raises(HubError), hub_http.opened(client, "https://hub.example/f", TOKEN):
             raise AssertionError
     assert seen == [("hub.example", True)]
+
+
+@pytest.mark.parametrize("to", ["http://[::1", "//", ""])
+def test_a_redirect_to_nowhere_is_told(fake: FakeHub, to: str) -> None:
+    fake.faults.append(lambda handler, path: handler.say(302, b"", Location=to) is None)
+    with pytest.raises(HubError):
+        run()
 
 
 def test_the_speed_is_of_the_last_seconds_and_of_a_clock_that_never_jumps() -> None:
