@@ -162,6 +162,16 @@ def test_nothing_behind_a_link_is_counted_or_deleted(places: Path) -> None:
     assert (precious / "thesis.gguf").stat().st_size == size(9999)
 
 
+def test_a_part_that_leads_away_is_unlinked_and_no_more(places: Path) -> None:
+    names = [f"m-0000{n}-of-00002.gguf" for n in (1, 2)]
+    repo = in_hub("a/b", {names[0]: ("1", 10), "other.gguf": ("2", 10)})
+    (places / "thesis.gguf").write_bytes(crafted.gguf(data=9999))
+    (repo / "snapshots" / "c1" / names[1]).symlink_to(places / "thesis.gguf")
+    assert usage.delete(ref(f"hub:a/b:{names[0]}")) == size(10)
+    assert (places / "thesis.gguf").stat().st_size == size(9999)
+    assert [f.name for f in (repo / "snapshots" / "c1").iterdir()] == ["other.gguf"]
+
+
 def test_a_folder_that_was_allowed_is_shown_and_never_changed(places: Path) -> None:
     mine = places / "meine Modelle"
     crafted.folder(mine / "one")
