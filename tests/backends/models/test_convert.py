@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from backends.base import Refused
 from backends.models import library
+from backends.models.convert import Result, safe_name
 from backends.models.convert import convert as convert_here
-from backends.models.convert import safe_name
 from backends.runtime.conversion import Converted, convert, convert_upload
 from backends.runtime.process import CHECKOUT
 from tests.backends.models import crafted
@@ -34,6 +34,13 @@ def places(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(source: Path) -> Converted:
     return asyncio.run(convert(source))
+
+
+def here(source: Path) -> tuple[Result, Path]:
+    """The same without a process."""
+    out = source.with_name("out")
+    out.mkdir()
+    return convert_here(source, out), out
 
 
 def refused(source: Path) -> Refused:
@@ -73,28 +80,29 @@ def test_a_file_becomes_a_model_with_the_same_numbers(tmp_path: Path, home: Path
 
 def test_a_file_from_before_the_zip_format(tmp_path: Path) -> None:
     torch.save(weights(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert run(tmp_path / "old.pt").tensors == 4
+    made, out = here(tmp_path / "old.pt")
+    assert made.tensors == 4 and [f.name for f in out.iterdir()] == ["old.safetensors"]
 
 
-def shared(folder: Path, config: dict[str, Any]) -> Converted:
+def shared(folder: Path, config: dict[str, Any]) -> tuple[Result, Path]:
     table = torch.randn(8, 4)
     crafted.folder(folder, config).joinpath("model.safetensors").unlink()
     tensors = {"lm_head.weight": table, "model.embed_tokens.weight": table, "part": table[2:4]}
     torch.save(tensors, folder / "pytorch_model.bin")
-    return run(folder)
+    return here(folder)
 
 
 def test_shared_tensors_are_dropped_where_the_model_ties_them(tmp_path: Path) -> None:
-    made = shared(tmp_path / "m", {**crafted.CONFIG, "tie_word_embeddings": True})
-    back = load_file(library.locate(made.ref) / "model.safetensors")
+    made, out = shared(tmp_path / "m", {**crafted.CONFIG, "tie_word_embeddings": True})
+    back = load_file(out / "model.safetensors")
     assert made.dropped == {"lm_head.weight": "model.embed_tokens.weight"}
     assert back.keys() == {"model.embed_tokens.weight", "part"}
     assert torch.equal(back["part"], back["model.embed_tokens.weight"][2:4])
 
 
 def test_shared_tensors_are_copied_where_nobody_would_put_them_back(tmp_path: Path) -> None:
-    made = shared(tmp_path / "m", {**crafted.CONFIG, "tie_word_embeddings": False})
-    back = load_file(library.locate(made.ref) / "model.safetensors")
+    made, out = shared(tmp_path / "m", {**crafted.CONFIG, "tie_word_embeddings": False})
+    back = load_file(out / "model.safetensors")
     assert made.dropped == {} and made.tensors == 3
     assert torch.equal(back["lm_head.weight"], back["model.embed_tokens.weight"])
 
@@ -128,7 +136,7 @@ def test_a_component_of_a_pipeline_keeps_its_folder_and_name(tmp_path: Path) -> 
     crafted.folder(folder, **{"model_index.json": b"{}"}).joinpath("model.safetensors").unlink()
     (folder / "unet").mkdir()
     torch.save({"w": torch.ones(2)}, folder / "unet" / "diffusion_pytorch_model.bin")
-    path = library.locate(run(folder).ref)
+    path = here(folder)[1]
     assert (path / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     assert safe_name("diffusion_pytorch_model.bin") == "diffusion_pytorch_model.safetensors"
 

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -369,3 +370,58 @@ def test_a_full_disk_under_way_keeps_what_has_come(fake: FakeHub) -> None:
     out, _, _ = child(fake, ASK)
     assert '"say":"done"' in out
     assert fake.of("cdn")[-1].range == "bytes=500000-"
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    out, err, _ = child(fake, ASK)
+    assert '"kind":"disk"' in out and "cannot be written" in out and "HF_HOME" in out and err == ""
+
+
+def test_killed_again_and_again_it_still_ends_with_the_right_file(fake: FakeHub) -> None:
+    fake.slow = 0.02
+    env = {**os.environ, fetch.TEST_PACE: "5,0.01,0.04,3"}
+    chance, last = random.Random(7), 0
+    partial = library.hub_cache() / "models--some--Llama-small" / "blobs" / PARTIAL
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backends.models.fetch"], env=env, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdin and process.stdout
+        process.stdin.write(ASK + "\n")
+        process.stdin.flush()
+        enough, deadline = last + chance.randint(1, 200_000), time.monotonic() + 30
+        while not partial.is_file() or partial.stat().st_size < enough:
+            assert time.monotonic() < deadline
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        last = partial.stat().st_size
+    assert 0 < last < len(WEIGHTS)
+    out, _, _ = child(fake, ASK)
+    assert '"say":"done"' in out
+    folder = library.locate(ModelRef.parse(f"hub:{NAME}"))
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_the_hubs_own_library_and_this_one_take_up_each_others_files(fake: FakeHub) -> None:
+    code = (
+        "import huggingface_hub as h\n"
+        f"for f in ('config.json', 'model.safetensors'): h.hf_hub_download({NAME!r}, f)"
+    )
+    env = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    for first, second in ((False, True), (True, False)):
+        for ours in (first, second):
+            fake.seen.clear()
+            if ours:
+                run()
+            else:
+                subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=60)
+        assert fake.of("cdn") == []  # what the second one wanted was there
+        assert library.locate(ModelRef.parse(f"hub:{NAME}")).is_dir()
+        usage.delete(ModelRef.parse(f"hub:{NAME}"))
