@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ NAME = "some/Llama-small"
 CONFIG = b'{"architectures": ["LlamaForCausalLM"]}'
 SHAPE = {"weight": ([300, 1000], [0, 1_200_000])}
 WEIGHTS = crafted.safetensors(SHAPE)[:-1_200_000] + random.Random(4).randbytes(1_200_000)
-QUICK = Pace(stall=0.4, first=0.01, longest=0.04, tries=3)
+QUICK = Pace(stall=5, first=0.01, longest=0.04, tries=3)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ class Said(list[dict[str, Any]]):
 
 def run(token: str = "", commit: str = "", name: str = NAME, choice: str = "", **more: Any) -> Said:
     said = Said()
-    one = Fetch(library.hub_cache(), token, said, QUICK, **{"spare": 0, **more})
+    one = Fetch(library.hub_cache(), token, said, **{"pace": QUICK, "spare": 0, **more})
     one.run(name, "main", commit, choice)
     return said
 
@@ -166,8 +167,8 @@ def test_a_connection_cut_at_sixty_percent_goes_on_by_range(fake: FakeHub) -> No
 
 
 def test_a_connection_that_says_nothing_is_made_anew(fake: FakeHub) -> None:
-    fake.faults.append(times(1, cut(0.5, then=1.5)))
-    said = run()
+    fake.faults.append(times(1, cut(0.5, then=4)))
+    said = run(pace=replace(QUICK, stall=1.0))
     assert "did not answer in time" in said.notes()
     assert [a.range for a in fake.of("cdn")] == ["", f"bytes={len(WEIGHTS) // 2}-"]
 
@@ -330,7 +331,7 @@ def test_the_speed_is_of_the_last_seconds_and_of_a_clock_that_never_jumps() -> N
 
 def child(fake: FakeHub, asked: str, token: str = "", limit: int = 0) -> tuple[str, str, int]:
     """Run it with a page that waits; what it said on stdout and stderr."""
-    env = {**os.environ, "HF_TOKEN": token, fetch.TEST_PACE: "0.4,0.01,0.04,3"}
+    env = {**os.environ, "HF_TOKEN": token, fetch.TEST_PACE: "5,0.01,0.04,3"}
     code = (
         "import resource, sys, runpy\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})) if {limit} else None\n"
