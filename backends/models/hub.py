@@ -24,7 +24,8 @@ TASKS = {
     "multimodal": "image-text-to-text",
     "speech": "automatic-speech-recognition",
 }
-EXPANDED = ("downloads", "likes", "gated", "tags", "pipeline_tag", "safetensors", "lastModified")
+EXPANDED = ("downloads", "likes", "gated", "tags", "pipeline_tag", "safetensors", "gguf",
+            "lastModified")  # fmt: skip
 MOST = 50
 OWN_CODE = "custom_code"  # the hub's tag for a config with auto_map
 WARNING = "{} brings code of its own, which is never run here. Take a GGUF of it, or another model."
@@ -116,6 +117,7 @@ def check_name(name: str, revision: str = "main") -> None:
 def _found(entry: Mapping[str, Any]) -> Found:
     tags = _texts(entry.get("tags"))
     counts = entry.get("safetensors")
+    quantised = entry["gguf"] if isinstance(entry.get("gguf"), dict) else {}
     by_type = counts.get("parameters") if isinstance(counts, dict) else None
     sizes = (
         {k: v for k, v in by_type.items() if type(v) is int} if isinstance(by_type, dict) else {}
@@ -128,7 +130,7 @@ def _found(entry: Mapping[str, Any]) -> Found:
         gated=bool(entry.get("gated")),
         licence=_licence(tags),
         bytes=sum(count * BITS.get(kind, 16) // 8 for kind, count in sizes.items()),
-        parameters=sum(sizes.values()),
+        parameters=sum(sizes.values()) or _count(quantised.get("total")),
         formats=tuple(format for format in ("safetensors", "gguf") if format in tags),
         updated=str(entry.get("lastModified") or "")[:10],
         own_code=OWN_CODE in tags,

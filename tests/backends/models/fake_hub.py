@@ -170,7 +170,11 @@ class Handler(BaseHTTPRequestHandler):
                 "tags": list(m.tags),
                 "pipeline_tag": m.pipeline,
                 "lastModified": "2026-01-02T03:04:05Z",
-                "safetensors": {"parameters": {"BF16": 1000}, "total": 1000},
+                **(
+                    {"safetensors": {"parameters": {"BF16": 1000}, "total": 1000}}
+                    if "safetensors" in m.tags
+                    else {"gguf": {"total": 8000, "architecture": "llama"}}
+                ),
             }
             for name, m in found
         ]

@@ -44,6 +44,7 @@ def test_search_finds_by_words_and_task_and_shows_what_matters(fake: FakeHub) ->
         "apache-2.0",
         ("safetensors",),
     )
+    assert (found[0].bytes, found[0].parameters) == (0, 8000)
     assert (found[1].bytes, found[1].parameters, found[1].downloads) == (2000, 1000, 10)
     assert found[1].updated == "2026-01-02" and found[1].task == "chat"
     [paints] = hub.search("paints")
