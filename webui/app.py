@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from webui.bench import Bench
 from webui.demo.panel import build_banner
 from webui.gpu_panel import build_gpu_strip
+from webui.settings_panel import build_settings
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 QUEUE_POLL = 0.05  # seconds; Gradio's own 1 ms costs 3 to 4 % of a core while nothing happens
@@ -47,6 +48,7 @@ def build_page(bench: Bench, tabs: Sequence[Tab]) -> gr.Blocks:
         with gr.Row(elem_id="top"):
             gr.HTML(BRAND)
             build_gpu_strip()
+            build_settings(bench)
         build_banner()
         with gr.Tabs(elem_id="tabs"):
             for tab in tabs:
@@ -84,7 +86,8 @@ def theme() -> gr.themes.Base:
 
 def mount_page(app: FastAPI, page: gr.Blocks) -> FastAPI:
     """Put the page on the server's own app, under "/"."""
-    return mount(app, page, "page.js", "style.css", max_file_size=UPLOAD)
+    theme_first = f"<script>{(ASSETS / 'theme.js').read_text('utf-8')}</script>"
+    return mount(app, page, "page.js", "style.css", max_file_size=UPLOAD, head=theme_first)
 
 
 def mount(app: FastAPI, page: gr.Blocks, script: str, style: str, **more: Any) -> FastAPI:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backends import BACKENDS
-from backends.base import Refused
+from backends.base import ModelRef, Refused
 from backends.card import offload
 from backends.card.gpu import Machine, Reading
 from backends.card.ledger import Ledger
@@ -99,6 +99,7 @@ class Bench:
         self.answers = Answers(self)
         self.sharing = Sharing(self)
         self.loadings: dict[str, Loading] = {}  # by reference
+        self.handed: dict[str, str] = {}  # by kind: what another tab is to open with
 
     async def start(self) -> None:
         empty_temp(self.home)
@@ -150,12 +151,21 @@ class Bench:
             f"There is no model {name[:80]!r} on this machine.", "Pick one from the list of models."
         )
 
+    def hand_over(self, kind: str, id: str) -> None:
+        """For the tab of that kind, which takes it when it is opened: a model for "chat"."""
+        self.handed[kind] = id
+
     def resident_of(self, listed: Listed) -> Resident | None:
         """The resident that holds this model, loading, ready or crashed; None where none does."""
         for resident in self.supervisor.residents.values():
             if resident.model == str(listed.ref) and resident.state not in ("failed", "unloaded"):
                 return resident
         return None
+
+    def loaded_refs(self) -> list[ModelRef]:
+        """What is in memory or on its way there: it is not to be deleted."""
+        alive = [r for r in self.supervisor.residents.values() if r.state not in GONE]
+        return [ModelRef.parse(r.model) for r in alive]
 
     def load(self, listed: Listed, options: dict[str, Any] | None, owner: str = "chat") -> Loading:
         """Start loading, or join the load of the same model. Other options replace what is loaded.

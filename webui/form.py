@@ -92,6 +92,8 @@ def _number(hint: Any, meta: Any, common: dict[str, Any], bounded: bool) -> Any:
     step = meta.get("step") or (1 if hint is int else None)
     if bounded and low is not None and high is not None and high - low <= SLIDER_SPAN:
         return gr.Slider(low, high, step=step, **common)
+    if not bounded:  # the dataclass says in a sentence what Gradio would refuse without one
+        low = high = None
     precision = 0 if hint is int else None
     return gr.Number(minimum=low, maximum=high, step=step or 1, precision=precision, **common)
 

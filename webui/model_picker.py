@@ -125,7 +125,8 @@ def _wire(picker: Picker) -> None:
     def refresh(name: str | None, *values: Any) -> list[Any]:
         listed = bench.models(task)
         known = [m.id for m in listed]
-        wanted = next((m.id for m in listed if str(m.ref) in bench.loadings), name)
+        handed = bench.handed.pop(task, None)
+        wanted = handed or next((m.id for m in listed if str(m.ref) in bench.loadings), name)
         first = first_choice(bench, listed)
         chosen = wanted if wanted in known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
@@ -162,7 +163,10 @@ def _wire(picker: Picker) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     page = gr.context.Context.root_block
-    page.load(refresh, picker.inputs, [picker.model, picker.status, *groups], queue=False, **quiet)
+    shown = [picker.model, picker.status, *groups]
+    page.load(refresh, picker.inputs, shown, queue=False, **quiet)
+    if tab := tab_of(gr.context.Context.block):  # a model may have come meanwhile, or been chosen
+        tab.select(refresh, picker.inputs, shown, queue=False, **quiet)
     page.load(follow_load, None, outputs, **quiet)
     picker.model.input(picker.show, picker.inputs, [picker.status, *groups], queue=False, **quiet)
     for component in picker.inputs[1:]:
@@ -172,6 +176,13 @@ def _wire(picker: Picker) -> None:
     picker.load.click(load, picker.inputs, outputs, **quiet)
     picker.cancel.click(cancel, picker.model, None, queue=False, **quiet)
     picker.unload.click(unload, picker.model, picker.status, **quiet)
+
+
+def tab_of(block: Any) -> gr.Tab | None:
+    """The tab in which `block` stands; None on a page without tabs."""
+    while block is not None and not isinstance(block, gr.Tab):
+        block = block.parent
+    return block
 
 
 async def load_and_tell(

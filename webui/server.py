@@ -32,6 +32,7 @@ from webui.demo.offer import announce, offer_by_name
 from webui.demo.routes import build_share_routes
 from webui.door import TRUSTED, Door, keep_token, own_hosts
 from webui.downloads import build_downloads
+from webui.models.routes import build_models_routes
 
 PORT, PORTS_TRIED = 7860, 50
 SHUTDOWN = 2  # seconds for open streams at Ctrl-C; without a bound an open page blocks it for ever
@@ -140,6 +141,7 @@ def build_server(
     add_own_routes(server, bench)
     server.include_router(build_api(bench))
     server.include_router(build_downloads(bench))
+    server.include_router(build_models_routes(bench))
     server.include_router(build_share_routes(bench))
     server.add_exception_handler(Exception, unexpected)
     return page_app.mount_page(server, page_app.build_page(bench, tabs()))

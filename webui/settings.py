@@ -41,7 +41,7 @@ class Settings(Params):
                  ("nothing", "stays where it is")),
     )  # fmt: skip
     idle_minutes: int = setting(
-        15, "Nobody uses it when this long has passed", min=1, max=1440, unit="minutes",
+        15, "Nobody uses it when this long has passed", min=1, max=240, unit="minutes",
         help="Counted from the end of its last answer. A training is never moved.",
     )  # fmt: skip
     folders: tuple[str, ...] = setting(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from backends.card import fit_load, fit_media, shapes
 from backends.card.fit import Prediction, gigabytes
-from backends.card.offload import PCIE_BANDWIDTH, Weights, seconds_for_a_token
+from backends.card.offload import PCIE_BANDWIDTH, RAM_BANDWIDTH, Weights, seconds_for_a_token
 from backends.card.plan import LoadPlan
 from backends.card.shapes import Tensor
 from backends.card.source import Source, of_config
@@ -23,6 +23,7 @@ Level = Literal["good", "tight", "bad"]
 CONTEXT = 4096  # tokens that a language model is reckoned with
 TIGHT = 0.92  # of the budget: above that another program can be in the way
 SMALL = 10**9  # bytes: nobody quantises a classifier of pictures
+SLOW = 4.0  # tokens/s: about as fast as people read
 LIBRARIES = 700 * 2**20  # of RAM for a process with PyTorch
 BITS = (("bf16", "16-bit"), ("int8", "8-bit"), ("nf4", "4-bit"))
 
@@ -90,9 +91,11 @@ def badges(source: Source, budget: Budget) -> tuple[Badge, ...]:
                    budget) for bits, name in quantised
         )  # fmt: skip
     if source.kind == "gguf" or source.prequantised:
-        return (_badge("as it is", _predict(source, "file", budget), budget),)
+        return (_badge("as it is", _predict(source, "file", budget), budget, source),)
     ways = BITS if source.shape or source.file_bytes > SMALL else BITS[:1]
-    made = [_badge(name, _predict(source, bits, budget), budget) for bits, name in ways]
+    made = [_badge(name, _predict(source, bits, budget), budget, source) for bits, name in ways]
+    if budget.device == "cpu":  # INT8 is kept beside the file there, and saves nothing
+        made = [b for b in made if b is made[0] or b.bytes < made[0].bytes]
     if made[0].level == "bad" and (part := _in_part(source, budget)):
         made.append(part)
     return tuple(made)
@@ -118,12 +121,20 @@ def _base(budget: Budget) -> int:
     return LIBRARIES if budget.device == "cpu" else 0
 
 
-def _badge(name: str, prediction: Prediction, budget: Budget) -> Badge:
+def _badge(
+    name: str, prediction: Prediction, budget: Budget, source: Source | None = None
+) -> Badge:
+    """`source` of a language model: without a card each token means reading all of its weights."""
     needed, there = prediction.total, budget.bytes
     where = "of RAM" if budget.device == "cpu" else "of the graphics card"
     text = f"{name}: needs about {gigabytes(needed)}; {gigabytes(there)} {where} can be had."
     if needed > there:
         return Badge(name, needed, "bad", f"{text} Does not fit.")
+    if budget.device == "cpu" and source and source.shape:
+        speed = RAM_BANDWIDTH / max(1, prediction.part("weights"))
+        text += f" About {speed:.1f} tokens/s without a graphics card."
+        if speed < SLOW:
+            return Badge(name, needed, "tight", f"{text} Fits, slowly.")
     if needed > TIGHT * there:
         return Badge(name, needed, "tight", f"{text} Just fits, if nothing else is running there.")
     return Badge(name, needed, "good", f"{text} Fits.")

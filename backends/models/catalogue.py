@@ -29,6 +29,7 @@ class Row:
     backend: str = ""
     family: str = ""
     gated: bool = False
+    choice: str = ""
     parameters: int = 0
     context: int = 0
     system: str = ""
