@@ -69,6 +69,9 @@ def tune(page: gr.Blocks) -> None:
     page._queue.max_thread_count = OPEN_EVENTS
     page._queue.sleep_when_free = QUEUE_POLL
     page._queue.progress_update_sleep_when_free = PROGRESS_POLL
+    with page:  # assets/stream_guard.js presses it
+        nudge = gr.Button("Listen", elem_id="nudge", visible="hidden")
+        nudge.click(lambda: None, show_progress="hidden", api_visibility="private")
 
 
 def theme() -> gr.themes.Base:
@@ -90,8 +93,11 @@ def mount_page(app: FastAPI, page: gr.Blocks) -> FastAPI:
     return mount(app, page, "page.js", "style.css", max_file_size=UPLOAD, head=theme_first)
 
 
-def mount(app: FastAPI, page: gr.Blocks, script: str, style: str, **more: Any) -> FastAPI:
+def mount(
+    app: FastAPI, page: gr.Blocks, script: str, style: str, head: str = "", **more: Any
+) -> FastAPI:
     """`page` under "/", with files of assets/; nothing of Gradio's that nobody asked for."""
+    guard = (ASSETS / "stream_guard.js").read_text("utf-8")
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         page,
@@ -105,6 +111,7 @@ def mount(app: FastAPI, page: gr.Blocks, script: str, style: str, **more: Any) -
         theme=theme(),
         js=(ASSETS / script).read_text("utf-8"),
         css_paths=[ASSETS / style],
+        head=f"<script>{guard}</script>{head}",
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         **more,
     )
