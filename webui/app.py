@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from webui.bench import Bench
 from webui.demo.panel import build_banner
-from webui.gpu_panel import build_gpu_strip
+from webui.gpu_panel import build_gpu_panel, build_gpu_strip
 from webui.settings_panel import build_settings
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -48,6 +48,7 @@ def build_page(bench: Bench, tabs: Sequence[Tab]) -> gr.Blocks:
         with gr.Row(elem_id="top"):
             gr.HTML(BRAND)
             build_gpu_strip()
+            build_gpu_panel()
             build_settings(bench)
         build_banner()
         with gr.Tabs(elem_id="tabs"):
