@@ -9,12 +9,15 @@
   window.werkbankTheme = (wanted) => {
     theme = wanted;
     localStorage.setItem('werkbank.theme', wanted);
+    address(wanted);
     apply(wanted);
   };
+  const address = (wanted) => {
+    const url = new URL(location);
+    if (wanted === 'system') url.searchParams.delete('__theme');
+    else url.searchParams.set('__theme', wanted);
+    if (url.href !== location.href) history.replaceState(history.state, '', url);
+  };
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => setTimeout(() => apply(theme)));
-  const url = new URL(location);
-  if (theme !== 'system' && !url.searchParams.has('__theme')) {
-    url.searchParams.set('__theme', theme);
-    history.replaceState(null, '', url);
-  }
+  if (theme !== 'system') address(theme);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -238,3 +239,29 @@ def test_chat_with_it_opens_the_chat_with_that_model(open_page: Open, served: Se
     press(echo, "chat")
     expect(page.locator("#chat-model input")).to_be_visible()
     expect(page.locator("#chat-model input")).to_have_value("Echo (no model)", timeout=10_000)
+
+
+@pytest.mark.model
+def test_an_old_pickle_is_converted_and_one_with_code_in_it_is_refused(
+    open_page: Open, picture: Picture, served: Served, tmp_path: Path
+) -> None:
+    import torch
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    old, bad = tmp_path / "alt.pt", tmp_path / "bad.pt"
+    torch.save({"layer.weight": torch.zeros(64, 32), "layer.bias": torch.zeros(64)}, old)
+    torch.save({"w": torch.zeros(4), "x": Evil()}, bad)
+    page = open_models(open_page, served)
+    added = page.locator("#models-added")
+    page.locator("#models-drop input[type=file]").set_input_files(bad)
+    expect(added.locator(".line.bad").first).to_be_visible(timeout=60_000)
+    assert not (tmp_path / "ran").exists()
+    page.locator("#models-drop input[type=file]").set_input_files(old)
+    expect(added).to_contain_text("2 tensors", timeout=60_000)
+    picture(page, "models-converted")
+    added.locator("summary").click()
+    expect(added).to_contain_text("layer.weight 64 x 32")
+    expect(page.locator('#models-list .model[data-title^="alt"]')).to_be_visible(timeout=15_000)

@@ -23,6 +23,8 @@ QUALITY = {
     "part in RAM": "all of its quality, slowly",
     "as it is": "as the file has it",
 }
+NO_TAB = "No tab opens it: it does not say what it is for."
+SHORT = {"part in RAM": "+ RAM"}
 LEGEND = (
     '<span class="badge good">fits</span> <span class="badge tight">just fits, or slow</span> '
     '<span class="badge bad">does not fit</span> 16-bit is the model as it was made, 8-bit hardly '
@@ -85,12 +87,14 @@ def fit(found: Sequence[Badge]) -> str:
     if not found:
         return ""
     chosen = best(tuple(found))
-    chips = "".join(
-        f'<span class="badge {b.level}{" best" if b is chosen else ""}" '
-        f'title="{escape(b.says)} ({QUALITY[b.name]})"><i>{b.name}</i> {b.size}</span>'
-        for b in found
-    )
+    chips = "".join(chip(badge, badge is chosen) for badge in found)
     return f'<span class="verdict {verdict(chosen)[1]}">{verdict(chosen)[0]}</span>{chips}'
+
+
+def chip(badge: Badge, chosen: bool) -> str:
+    kind, name = f"{badge.level}{' best' if chosen else ''}", SHORT.get(badge.name, badge.name)
+    title = escape(f"{badge.says} ({QUALITY[badge.name]})")
+    return f'<span class="badge {kind}" title="{title}"><i>{name}</i> {badge.size}</span>'
 
 
 def verdict(chosen: Badge | None) -> tuple[str, str]:
@@ -119,8 +123,9 @@ def state(entry: Entry) -> str:
     if entry.task == "chat" and entry.usable and not entry.problem:
         buttons += button("chat", "Chat with it", "primary")
     if not entry.usable and not entry.problem:
-        where = TASKS.get(entry.task, "its")
-        buttons += f'<span class="later">The {where} tab comes in a later version.</span>'
+        known = entry.task in TASKS
+        later = f"The {TASKS[entry.task]} tab comes in a later version." if known else NO_TAB
+        buttons += f'<span class="later">{later}</span>'
     if entry.convertible:
         buttons += button("convert", "Convert", "primary")
     if not entry.starter:

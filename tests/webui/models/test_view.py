@@ -44,6 +44,7 @@ def test_what_a_hub_or_a_file_says_is_text() -> None:
             ["delete"],
         ),
         (replace(ENTRY, here=True, usable=False, task="speech"), ["Speech tab"], ["delete"]),
+        (replace(ENTRY, here=True, usable=False, task=""), ["No tab opens it"], ["delete"]),
         (replace(ENTRY, gated=True), ["terms to accept"], ["download"]),
         (replace(ENTRY, bytes=0), ["size not known"], ["download"]),
     ],
