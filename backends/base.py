@@ -96,6 +96,11 @@ def never(options: Any) -> bool:
     return False
 
 
+def nothing_less(options: Any, on_gpu: bool) -> dict[str, tuple[Any, str]]:
+    """For a backend that chooses nothing by itself."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Card:
     """What a backend is, readable before anything heavy is imported.
@@ -115,6 +120,9 @@ class Card:
     plan          what memory depends on (`backends.card.plan`), from the options, the device and
                   the context that the model was trained for; None: nothing foretells it
     on_gpu        whether a load with these options goes to the GPU where there is one
+    less          what to choose for options that are automatic when memory has run out, from the
+                  options and whether they are for a GPU: by name the value, and how to say it;
+                  never one that the user has set
     parkable      it has `park` and `unpark`
     """
 
@@ -131,6 +139,7 @@ class Card:
     weights: Callable[[Any, Size, str], Weights] = as_in_the_file
     plan: Callable[[Any, str, int], LoadPlan | None] = no_plan
     on_gpu: Callable[[Any], bool] = never
+    less: Callable[[Any, bool], dict[str, tuple[Any, str]]] = nothing_less
     parkable: bool = False
 
 
@@ -161,11 +170,18 @@ class Backend:
         raise NotImplementedError
 
     def park(self) -> None:
-        """Move the weights to RAM. Only where `card.parkable`."""
+        """Move the weights to RAM, and free what can be made again. Only where `card.parkable`.
+
+        Afterwards `memory` says "parked_bytes". Raises Refused, with nothing moved, where RAM is
+        short.
+        """
         raise NotImplementedError
 
     def unpark(self) -> None:
-        """Bring parked weights back. Only where `card.parkable`."""
+        """Bring parked weights back; answers are the same as before. Only where `card.parkable`.
+
+        Raises Refused, with nothing moved, where the GPU is short of memory.
+        """
         raise NotImplementedError
 
     def memory(self) -> dict[str, int]:

@@ -18,7 +18,8 @@ from backends.chat.params import ChatParams
 from backends.events import Done, Event, Progress, Text
 from backends.params import Params, setting
 
-Fault = Literal["", "kill", "segfault", "hang", "junk", "huge", "raise", "refuse", "cuda", "oom"]
+Fault = Literal["", "kill", "segfault", "hang", "junk", "huge", "raise", "refuse", "cuda", "oom",
+                "tight"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,13 @@ class EchoOptions(Params):
     load_seconds: float = setting(0.0, "Load time", min=0, max=600, unit="s")
     ballast_mb: int = setting(0, "Memory to hold", min=0, max=8192, unit="MB")
     fault: Fault = setting("", "Fault while loading")
+    card_mb: int = setting(
+        0, "Memory on a card to pretend", min=0, max=1_000_000, unit="MB", hidden=True
+    )
+    room: int = setting(0, "Room", min=0, hidden=True, help="0: automatic.")
+    move_seconds: float = setting(0.0, "Time to park", min=0, max=600, hidden=True)
+    move_fault: Fault = setting("", "Fault while parking", hidden=True)
+    return_fault: Fault = setting("", "Fault while coming back", hidden=True)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,11 @@ class Echo(Backend):
         params=EchoParams,
         load_options=EchoOptions,
         label="Echo (no model)",
+        on_gpu=lambda options: options.card_mb > 0,
+        less=lambda options, on_gpu: {} if options.room else {"room": (1, "a room of 1")},
+        parkable=True,
     )
+    parked = False
 
     def load(self, model: ModelRef, options: EchoOptions) -> None:
         steps = max(1, int(options.load_seconds * 20))
@@ -60,7 +72,10 @@ class Echo(Backend):
                 return
             self.report(Progress(step, steps, "pretending to load"))
             time.sleep(options.load_seconds / steps)
+        if options.fault == "tight" and options.room != 1:
+            misbehave("oom")
         misbehave(options.fault)
+        self.options = options
         self.ballast = bytearray(b"\1" * (options.ballast_mb * 2**20))
 
     def run(self, params: EchoParams) -> Iterator[Event]:
@@ -86,6 +101,24 @@ class Echo(Backend):
 
     def unload(self) -> None:
         self.ballast = bytearray()
+
+    def park(self) -> None:
+        time.sleep(self.options.move_seconds)
+        misbehave(self.options.move_fault)
+        self.parked = True
+
+    def unpark(self) -> None:
+        time.sleep(self.options.move_seconds)
+        misbehave(self.options.return_fault)
+        self.parked = False
+
+    def memory(self) -> dict[str, int]:
+        """What it pretends to hold on a card, or in RAM while it is parked."""
+        pretended = self.options.card_mb * 2**20
+        if not pretended:
+            return {}
+        return {"cuda_bytes": 0 if self.parked else pretended,
+                "parked_bytes": pretended if self.parked else 0}  # fmt: skip
 
 
 def _paragraphed(i: int, word: str) -> str:

@@ -77,13 +77,14 @@ class Notice:
 class Failed:
     """The end, badly. `message` says what happened, `hint` what to do; `detail` is for the log.
 
-    `refused`: nothing broke, what was asked for cannot be done.
+    `refused`: nothing broke, what was asked for cannot be done. `out_of_memory`: less would do.
     """
 
     message: str
     hint: str = ""
     detail: str = ""
     refused: bool = False
+    out_of_memory: bool = False
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()

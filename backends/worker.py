@@ -125,6 +125,9 @@ class Worker:
         kind = BACKENDS[frame["backend"]]
         options = read(kind.card.load_options, frame.get("options") or {})
         started = time.monotonic()
+        if frame.get("grant_bytes") and "torch" in kind.card.preload:
+            importlib.import_module("torch")
+        limit_gpu(frame)
         backend = kind()
         backend.report = lambda event: self.emit(frame["id"], event)
         backend.cancelled = lambda: self.current in self.cancelled
@@ -141,6 +144,7 @@ class Worker:
     def run(self, frame: dict[str, Any]) -> Iterator[Event]:
         call, backend = frame["id"], self.loaded()
         params = read(backend.card.params, frame["params"])
+        limit_gpu(frame)
         started, first, pieces = time.monotonic(), 0.0, 0
         done: Done | None = None
         events = backend.run(params)
@@ -180,8 +184,10 @@ class Worker:
         yield Done(usage={"memory": self.memory()})
 
     def unpark(self, frame: dict[str, Any]) -> Iterator[Event]:
+        limit_gpu(frame)
         self.loaded().unpark()
         yield Done(usage={"memory": self.memory()})
+        give_back()  # what it lay in; takes a while, for which nobody has to wait
 
     def loaded(self) -> Backend:
         if self.backend is None:
@@ -197,7 +203,7 @@ class Worker:
         # The frames of the traceback hold the tensors that did not fit.
         traceback.clear_frames(error.__traceback__)
         del error
-        if is_out_of_memory(text) or "memory" in failed.message:
+        if failed.out_of_memory:
             give_back()
             self.answer_last(call, failed, RECYCLED if self.held_too_much() else 0)
         elif any(sign in text for sign in FATAL_CUDA):
@@ -227,6 +233,15 @@ def process_memory() -> dict[str, int]:
     return found
 
 
+def limit_gpu(frame: dict[str, Any]) -> None:
+    """Take no more of the GPU than was granted: torch then says that memory ran out, where a driver
+    under Windows would go on in the computer's memory, ten times as slow."""
+    grant, torch = int(frame.get("grant_bytes") or 0), sys.modules.get("torch")
+    if grant and torch is not None and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, grant / total))
+
+
 def give_back() -> None:
     """Return freed memory to the driver and to the system."""
     gc.collect()
@@ -234,6 +249,10 @@ def give_back() -> None:
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
         cuda.empty_cache()
+        core = getattr(torch, "_C", None)
+        release = getattr(core, "_host_emptyCache", None)  # memory that was locked for the GPU
+        if release:
+            release()
     if sys.platform == "linux":  # glibc keeps freed pieces; 150 MB after quantising a small model
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim:
@@ -258,6 +277,7 @@ def explain(error: BaseException) -> Failed:
             "There was not enough memory for this.",
             "Make the request smaller (shorter text, fewer new tokens), or unload a model.",
             detail,
+            out_of_memory=True,
         )
     if any(sign in text for sign in FATAL_CUDA):
         return Failed(

@@ -20,7 +20,8 @@ from typing import Any
 
 from backends.card.gpu import Machine
 from backends.events import Done, Event, Failed, Text
-from backends.runtime.supervisor import Resident, Supervisor
+from backends.runtime.resident import Resident
+from backends.runtime.supervisor import Supervisor
 
 SLACK_BYTES = 300 * 2**20  # what may still be missing five seconds after
 BACK_SECONDS = 5.0

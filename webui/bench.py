@@ -15,19 +15,20 @@ from typing import Any
 
 from backends import BACKENDS
 from backends.base import ModelRef, Refused
-from backends.card import offload
+from backends.card import fit_load, offload, pretended, vram
 from backends.card.gpu import Machine, Reading
-from backends.card.ledger import Ledger
+from backends.card.ledger import GB, Entry, Ledger
 from backends.card.measured import Measured
 from backends.card.sampler import Sampler
 from backends.events import Done, Event, Failed, Notice, Progress
 from backends.models import library
 from backends.models.library import Listed
 from backends.params import read, to_dict
-from backends.runtime.child import Call, Child
+from backends.runtime.child import Call
 from backends.runtime.downloads import Downloads
 from backends.runtime.process import empty_temp
-from backends.runtime.supervisor import SPARE, Resident, Supervisor
+from backends.runtime.residency import GONE, Need, Residency, WhenIdle
+from backends.runtime.resident import Resident
 from webui.answers import Answers
 from webui.demo.share import Sharing
 from webui.forecast import Forecast, sentence
@@ -37,7 +38,7 @@ from webui.settings import SettingsFile
 from webui.store import Store
 
 TASKS = ("chat", "image", "multimodal", "speech")
-GONE = ("crashed", "failed", "stopped", "unloaded")
+AWAY = ("loading", "parking", "parked", "returning")
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,16 @@ class Bench:
     def __init__(self, home: Path, *, spare: bool = True, machine: Machine | None = None) -> None:
         self.home = home
         self.temp = home / "werkbank-tmp"
-        self.machine = machine or Machine()
+        self.machine = machine or pretended.machine(self.held_on_card)
         self.sampler = Sampler(self.machine.read)
-        self.ledger = Ledger(lambda device: self.reading.free_bytes(device))
+        self.settings = SettingsFile(home / "settings.json")
+        self.ledger = Ledger(lambda device: self.reading.free_bytes(device), self.reserve_bytes)
         self.measured = Measured(home / "measured.jsonl")
         self.forecast = Forecast(self.measured)
-        self.supervisor = Supervisor(
-            home, spare=spare, make_room=self._make_room,
-            on_change=self._changed, on_spare=self._spare_changed,
-        )  # fmt: skip
+        self.residency = Residency(home, self.ledger, self, spare=spare, when_idle=self.when_idle)
+        self.supervisor = self.residency.supervisor
         self.gate = Gate()
         self.store = Store(home / "werkbank.db")
-        self.settings = SettingsFile(home / "settings.json")
         self.downloads = Downloads(home)
         self.monitor = Monitor(self)
         self.answers = Answers(self)
@@ -109,7 +108,7 @@ class Bench:
             self.store.database.notice = str(refused)
         self.sharing.clean()
         self.sampler.start()
-        await self.supervisor.start()
+        await self.residency.start()
 
     async def stop(self) -> None:
         await self.sharing.stop()
@@ -117,7 +116,7 @@ class Bench:
         await self.answers.stop_all()
         for loading in list(self.loadings.values()):
             loading.cancel()
-        await self.supervisor.stop()
+        await self.residency.stop()
         self.sampler.stop()
         self.store.close()
 
@@ -210,7 +209,7 @@ class Bench:
     async def _load(self, loading: Loading, instead_of: Resident | None) -> Done | Failed:
         resident = loading.resident
         if instead_of:
-            await self.supervisor.unload(instead_of)
+            await self.unload(instead_of)
         last: Event = Failed("The load ended without an answer.", "Load it again.")
         async with contextlib.aclosing(self.supervisor.load(resident)) as events:
             async for event in events:
@@ -224,7 +223,7 @@ class Bench:
 
     async def unload(self, resident: Resident) -> dict[str, int]:
         """Returns what came back, in bytes."""
-        return await self.supervisor.unload(resident)
+        return await self.residency.unload(resident)
 
     # Generation: one way for the page, the API and the demo
 
@@ -251,7 +250,7 @@ class Bench:
                 and options is not None
                 and (complete(listed.backend, options) != resident.options)
             )
-            if resident is None or resident.state == "loading" or differs:
+            if resident is None or resident.state in AWAY or differs:
                 async for event in self._loaded_first(listed, options):
                     yield event
                     if isinstance(event, Failed):
@@ -289,7 +288,7 @@ class Bench:
 
         Zeros where the model is not loaded: counting loads none.
         """
-        if (resident := self.resident_of(listed)) is None or resident.state == "loading":
+        if (resident := self.resident_of(listed)) is None or not resident.usable:
             return 0, 0
         events = self.generate(listed, {**params, "count_only": True}, visitor)
         async with contextlib.aclosing(events):
@@ -316,34 +315,59 @@ class Bench:
         wants = card.on_gpu(read(card.load_options, options))
         return "cuda:0" if wants and self.reading.has_gpu else "cpu"
 
-    def predict(self, resident: Resident, device: str) -> int:
-        """Bytes it will hold at most (`webui/forecast.py`)."""
-        return self.forecast.bytes(resident, device)
+    def need(self, resident: Resident, device: str) -> Need:
+        """What it will take at most (`webui/forecast.py`)."""
+        fixed = fit_load.CUDA_CONTEXT if device != "cpu" else 0
+        args = (resident.backend, resident.model, resident.as_loaded, device)
+        known = self.forecast.of(*args)
+        if known is None:
+            return Need(self.forecast.bytes(resident, device), fixed)
+        return Need(known.total, fixed and known.part("CUDA context"), known.ram)
 
-    def weights_of(self, resident: Resident, device: str) -> offload.Weights:
-        card = resident.card
-        return card.weights(read(card.load_options, resident.options), resident.size, device)
-
-    def with_proposal(self, resident: Resident, device: str, hint: str) -> str:
+    def advice(self, resident: Resident, device: str, hint: str) -> str:
         """`hint` of a refused load, and how the model fits: loaded otherwise, or with a part of it
         in RAM."""
         ways = self.forecast.remedies(
-            resident.backend, resident.model, resident.options, device, self.to_be_had(device), 0
-        )
-        hint = f"{hint} {sentence(ways)}".strip()
-        weights = self.weights_of(resident, device)
-        if device == "cpu" or weights.bandwidth <= 0:
-            return hint
-        way = offload.proposal(
-            weights, resident.size.layers, self.to_be_had(device), self.to_be_had("cpu"),
-            resident.card.memory_factor,
+            resident.backend, resident.model, resident.options, device,
+            self.to_be_had(device), self.to_be_had("cpu"),
         )  # fmt: skip
-        return f"{hint} Or: {way}." if way else hint
+        return f"{hint} {sentence(ways)}".strip()
+
+    def loaded(self, resident: Resident, entry: Entry) -> None:
+        """What a load really took goes to the file that predictions learn from."""
+        args = (resident.backend, resident.model, resident.as_loaded, entry.device)
+        foretold = self.forecast.plain(*args)
+        self.measured.append(
+            kind="load", backend=resident.backend, model=resident.model,
+            fit_bytes=foretold.held if foretold else None,
+            options=resident.as_loaded, device=entry.device,
+            predicted_bytes=entry.predicted_bytes, measured_bytes=resident.held_bytes,
+        )  # fmt: skip
+
+    async def watched_reading(self) -> Reading:
+        """A new one, with what each process holds where the driver tells."""
+        self.machine.watch_processes()
+        return await self.fresh_reading()
+
+    def changed(self, resident: Resident) -> None:
+        self.monitor.changed(resident)
+
+    def reserve_bytes(self, device: str) -> int:
+        settled = self.settings.value.reserve_gb
+        return vram.reserve_bytes(
+            self.reading, device, None if settled is None else int(settled * GB)
+        )
+
+    def held_on_card(self) -> int:
+        return sum(entry.held_bytes for entry in self.ledger.entries("cuda:0"))
+
+    def when_idle(self) -> WhenIdle:
+        settings = self.settings.value
+        return WhenIdle(settings.when_idle, settings.idle_minutes * 60)
 
     def to_be_had(self, device: str, but: Collection[str] = ()) -> int:
-        """Bytes that a load could get there, everything idle unloaded `but` these residents."""
-        idle = [e for e in self.ledger.entries(device) if e.evictable and e.id not in but]
-        return self.ledger.available(device) + sum(e.held_bytes for e in idle)
+        """Bytes that a load could get there, everything idle gone `but` these residents."""
+        return self.ledger.obtainable(device, but)
 
     def fits_together(self, *wanted: tuple[Listed, dict[str, Any]]) -> bool:
         """Whether these models can be in memory at the same time, others unloaded for them.
@@ -364,60 +388,8 @@ class Bench:
                 continue
             new = Resident("", listed.backend, str(listed.ref), options, listed.title,
                            size=size_of(listed))  # fmt: skip
-            needs[device] = needs.get(device, 0) + self.predict(new, device)
+            needs[device] = needs.get(device, 0) + self.need(new, device).bytes
         return all(need <= self.to_be_had(device, mine) for device, need in needs.items())
-
-    async def _make_room(self, resident: Resident) -> AsyncGenerator[Event, None]:
-        await self.fresh_reading()
-        device = self.device_of(resident.backend, resident.options)
-        need = self.predict(resident, device)
-        spare = resident.child if device == "cpu" else None  # what it holds is there already
-        has = min(need, spare.resident_bytes()) if spare else 0
-        verdict = self.ledger.admit(resident.label, need - has, device)
-        if verdict.refused:
-            raise Refused(verdict.message, self.with_proposal(resident, device, verdict.hint))
-        for number in verdict.evict:
-            if number == SPARE:
-                await self.supervisor.drop_spare()
-            elif other := self.supervisor.residents.get(number):
-                yield Notice(f"{other.label} was unloaded to make room.")
-                await self.supervisor.unload(other)
-        self.ledger.add(
-            id=resident.id, label=resident.label, owner=resident.owner, kind="model",
-            device=device, predicted_bytes=need, measured_bytes=has or None,
-        )  # fmt: skip
-
-    def _changed(self, resident: Resident) -> None:
-        if resident.state in GONE:
-            self.ledger.remove(resident.id)
-        elif resident.state == "ready":
-            entry = self.ledger.get(resident.id)
-            if entry and entry.state == "loading":
-                foretold = self.forecast.plain(
-                    resident.backend, resident.model, resident.options, entry.device
-                )
-                self.measured.append(
-                    kind="load", backend=resident.backend, model=resident.model,
-                    fit_bytes=foretold.held if foretold else None,
-                    options=resident.options, device=entry.device,
-                    predicted_bytes=entry.predicted_bytes, measured_bytes=resident.held_bytes,
-                )  # fmt: skip
-            self.ledger.measure(resident.id, resident.held_bytes)  # a run may have made it more
-        self.ledger.set_busy(resident.id, resident.state in ("busy", "stuck"))
-        self.monitor.changed(resident)
-
-    def _spare_changed(self, spare: Child | None) -> None:
-        """It has an entry from its first moment: whoever needs the memory more may have it."""
-        if spare is None:
-            self.ledger.remove(SPARE)
-            return
-        held = spare.resident_bytes()
-        if self.ledger.get(SPARE) is None:
-            self.ledger.add(
-                id=SPARE, label="the warm spare", owner="", kind="spare", device="cpu",
-                predicted_bytes=held, measured_bytes=held, state="ready",
-            )  # fmt: skip
-        self.ledger.measure(SPARE, held)
 
     # What others read
 

@@ -15,7 +15,7 @@ from backends.card.source import Source, read_source
 from backends.models import library
 from backends.models.library import Listed
 from backends.params import read
-from backends.runtime.supervisor import Resident
+from backends.runtime.resident import Resident
 
 if TYPE_CHECKING:
     from webui.bench import Bench
@@ -99,8 +99,22 @@ class Forecast:
         def told(changed: dict[str, Any]) -> Prediction | None:
             return self.of(backend, model, changed, device)
 
-        context = found[1].context if found[1] else 0
-        return fit.remedies(told, options, free, context, ram)
+        plan = found[1]
+        ways = fit.remedies(told, options, free, plan.context if plan else 0, ram)
+        return [with_speed(way, plan) for way in ways]
+
+
+def with_speed(way: fit.Remedy, plan: LoadPlan | None) -> fit.Remedy:
+    """Layers that wait in RAM make it slow: the remedy says how slow."""
+    waiting = way.prediction.ram
+    if not waiting or plan is None:
+        return way
+    moved = plan.engine == "transformers"  # llama.cpp computes where they lie
+    bandwidth = offload.PCIE_BANDWIDTH if moved else offload.RAM_BANDWIDTH
+    whole = waiting + way.prediction.total
+    share = way.prediction.total / whole
+    seconds = offload.seconds_for_a_token(offload.Weights(whole, whole, bandwidth), share)
+    return replace(way, text=f"{way.text} (slow: about {1 / seconds:.1f} tokens/s)")
 
 
 def read_plan(

@@ -13,7 +13,7 @@ from backends import BACKENDS
 from backends.base import Refused
 from backends.events import Done, Failed, Notice, Progress
 from backends.models.library import Listed
-from backends.runtime.supervisor import held_bytes
+from backends.runtime.resident import held_bytes
 from webui.bench import Bench, Loading, complete, sentences
 from webui.forecast import outlook
 from webui.form import Form, build_form
@@ -23,6 +23,11 @@ NONE_YET = (
     "models, or put a folder with a model into {folder}."
 )
 
+MOVING = {
+    "loading": "Loading",
+    "parking": "On its way into RAM",
+    "returning": "On its way back from RAM",
+}
 ON_CPU = (
     "This build of llama.cpp runs GGUF on the CPU; docs/troubleshooting.md says how to change it."
 )
@@ -263,9 +268,15 @@ def model_status(bench: Bench, listed: Listed | None, options: dict[str, Any] | 
             f"{word} · loaded in {resident.seconds:.1f} s · {gigabytes(resident.held_bytes)}",
             "good",
         )
+    if resident.state == "parked":
+        seconds = max(1, round(resident.back_in_seconds))
+        size = gigabytes(resident.parked_bytes)
+        return line(f"Parked in RAM · back in about {seconds} s · {size}", "note")
+    if resident.state in MOVING:
+        return line(MOVING[resident.state], "note")
     if resident.failed:
         return problem(str(resident.failed), resident.failed.detail)
-    return line("Loading" if resident.state == "loading" else "Stopped", "note")
+    return line("Stopped", "note")
 
 
 def fits_line(bench: Bench, listed: Listed, options: dict[str, Any] | None) -> str:

@@ -17,7 +17,7 @@ from backends.card.alerts import Alerts, Speed
 from backends.card.energy import Energy
 from backends.card.speeds import Pace, Speeds
 from backends.events import Done, Event, Progress, Text
-from backends.runtime.supervisor import Resident
+from backends.runtime.resident import Resident
 from webui.gpu_panel import resident as holder
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Monitor:
         self._slow[device] = Speed(resident.label, self.speeds.share(key, speed))
 
     def _speed_key(self, resident: Resident, device: str) -> str:
-        options = ", ".join(f"{k}={v}" for k, v in sorted(resident.options.items()))
+        options = ", ".join(f"{k}={v}" for k, v in sorted(resident.as_loaded.items()))
         return f"{resident.backend} {resident.model} on {device} ({options})"
 
     def _band(self, resident: Resident, kind: str) -> None:

@@ -174,6 +174,7 @@ class Nvml:
             pcie_width=_known(self.ask("nvmlDeviceGetCurrPcieLinkWidth", handle)),
             throttled=self._throttled(handle),
             energy_j=self._energy(handle),
+            display=self._display(handle),
             processes=self._processes(handle) if processes else None,
         )
         return Gpu(gpu.index, gpu.name, gpu.uuid, error=LOST) if self._lost else values
@@ -185,6 +186,12 @@ class Nvml:
         if bits is None:
             return None
         return tuple(words for bit, words in REASONS.items() if bits & bit)
+
+    def _display(self, handle: Any) -> bool | None:
+        """Plugged in, or drawn on: under Windows a screen on another card may still draw here."""
+        kinds = ("nvmlDeviceGetDisplayMode", "nvmlDeviceGetDisplayActive")
+        answers = [_known(self.ask(kind, handle)) for kind in kinds]
+        return None if answers == [None, None] else any(answers)
 
     def _energy(self, handle: Any) -> float | None:
         millijoules = _known(self.ask("nvmlDeviceGetTotalEnergyConsumption", handle))

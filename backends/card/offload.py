@@ -17,7 +17,6 @@ from typing import Any
 GPU_BANDWIDTH = 400e9  # bytes/s
 RAM_BANDWIDTH = 40e9
 PCIE_BANDWIDTH = 12e9
-SLOWEST = 0.2  # tokens/s: below that nobody waits, so nothing is proposed
 
 
 @dataclass(frozen=True)
@@ -45,23 +44,6 @@ class Weights:
     gpu_layers: int = -1
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """Load it with so many of its layers on the GPU, and expect so many tokens/s."""
-
-    gpu_layers: int
-    layers: int
-    tokens_per_second: float
-
-    def __str__(self) -> str:
-        speed = self.tokens_per_second
-        shown = f"{speed:.0f}" if speed >= 2 else f"{speed:.1f}"
-        return (
-            f"it fits with {self.gpu_layers} of its {self.layers} layers on the GPU (Layers on the "
-            f"GPU, under How to load it), at about {shown} tokens/s"
-        )
-
-
 def share(gpu_layers: int, layers: int) -> float:
     """The part of the weights that lies on the GPU: embeddings and head count as one layer more.
 
@@ -76,26 +58,6 @@ def seconds_for_a_token(weights: Weights, on_gpu: float) -> float:
     """Time to go through all weights once, `on_gpu` of them (0 to 1) on the GPU."""
     gpu = weights.gpu_bytes * on_gpu / GPU_BANDWIDTH
     return gpu + weights.ram_bytes * (1 - on_gpu) / weights.bandwidth
-
-
-def proposal(
-    weights: Weights, layers: int, free_bytes: int, ram_bytes: int, overhead: float = 1.2
-) -> Proposal | None:
-    """The most layers that fit into `free_bytes` of the GPU, the others into `ram_bytes`.
-
-    overhead: bytes held for each byte of weights, for the cache and what is computed.
-    None where all of them fit, where not even one does, where the rest does not fit into the
-    computer's memory, and where it would be too slow for anybody.
-    """
-    for count in range(layers - 1, 0, -1):
-        on_gpu = share(count, layers)
-        if weights.gpu_bytes * on_gpu * overhead > free_bytes:
-            continue
-        speed = 1 / seconds_for_a_token(weights, on_gpu)
-        if weights.ram_bytes * (1 - on_gpu) > ram_bytes or speed < SLOWEST:
-            return None
-        return Proposal(count, layers, speed)
-    return None
 
 
 def as_in_the_file(options: Any, size: Size, device: str) -> Weights:

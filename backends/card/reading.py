@@ -29,6 +29,7 @@ class Gpu:
     slowdown_c: the temperature at which the card slows down by itself
     throttled: what holds the clocks down, in words (`nvml.REASONS`); empty where nothing does
     energy_j: joules since the driver was loaded
+    display: whether a screen hangs on it
     processes: only while somebody looks at them (`Machine.watch_processes`)
     """
 
@@ -52,6 +53,7 @@ class Gpu:
     pcie_width_max: int | None = None
     throttled: tuple[str, ...] | None = None
     energy_j: float | None = None
+    display: bool | None = None
     processes: tuple[GpuProcess, ...] | None = None
     error: str = ""
 

@@ -80,6 +80,11 @@ class LlamaCpp(Backend):
             CPU_BATCH if device == "cpu" else GPU_BATCH,
             options.gpu_layers,
         ),
+        less=lambda options, on_gpu: (
+            {}
+            if options.context_length
+            else {"context_length": (usage.SMALL_CONTEXT, usage.SMALL_CONTEXT_WORDS)}
+        ),
         on_gpu=lambda options: options.gpu_layers != 0 and built_for_gpu(),
     )
 

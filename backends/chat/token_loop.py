@@ -88,6 +88,10 @@ class TokenLoop:
         """Read one token and forget it: the weights come off the disk, the libraries get ready."""
         self._forward([min(self.ends, default=0)], Kept([], None, 0))
 
+    def forget(self) -> None:
+        """Drop all that lies beside the weights; it is made again when it is needed."""
+        self.kept = self.scores = None
+
     def _read_chunk(self, kept: Kept, prompt: list[int]) -> Any:
         at = len(kept.ids)
         end = min(at + self.chunk - at % self.chunk, len(prompt))

@@ -12,6 +12,7 @@ from typing import Any
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.card import offload
 from backends.card.offload import PCIE_BANDWIDTH, Size, Weights
+from backends.card.parked import Parked
 from backends.card.plan import LoadPlan
 from backends.chat import layers, logprobs, tool_calls, usage
 from backends.chat.json_answer import JsonAnswer, Vocabulary, schema_of
@@ -77,7 +78,10 @@ class TransformersChat(Backend):
         weights=lambda options, size, device: weights_of(options, size, device),
         plan=lambda options, device, trained: plan_of(options, device, trained),
         on_gpu=lambda options: options.device != "cpu",
+        less=lambda options, on_gpu: less_of(options, on_gpu),
+        parkable=True,
     )
+    parked: Parked | None = None
 
     def load(self, model: ModelRef, options: TransformersOptions) -> None:
         path = library.prepare(model, self.report, self.cancelled)
@@ -206,15 +210,27 @@ class TransformersChat(Backend):
 
     def unload(self) -> None:
         self.template.close()
+        self.parked = None
         del self.model, self.loop, self.adapters, self.tokenizer
         vars(self).pop("vocabulary", None)
+
+    def park(self) -> None:
+        self.loop.forget()
+        if self.parked is None:
+            self.parked = Parked(self.model, device=self.model.device.type)
+
+    def unpark(self) -> None:
+        if self.parked:
+            self.parked.restore()
+        self.parked = None
 
     def memory(self) -> dict[str, int]:
         import torch
 
+        parked = {"parked_bytes": self.parked.bytes} if self.parked else {}
         if not torch.cuda.is_initialized():
-            return {}
-        return {
+            return parked
+        return parked | {
             "cuda_allocated_bytes": torch.cuda.memory_allocated(),
             "cuda_peak_bytes": torch.cuda.max_memory_reserved(),
         }
@@ -234,6 +250,16 @@ def choose(options: TransformersOptions, has_gpu: bool) -> tuple[str, str]:
     if quantisation == "auto":
         quantisation = "nf4" if device == "cuda" else "fp32"
     return device, quantisation
+
+
+def less_of(options: TransformersOptions, on_gpu: bool) -> dict[str, tuple[Any, str]]:
+    """What to choose for what is automatic where memory has run out."""
+    less: dict[str, tuple[Any, str]] = {}
+    if options.quantisation == "auto" and not on_gpu:  # on a GPU it is NF4 already
+        less["quantisation"] = "bf16", "16-bit weights"
+    if options.context_length == 0:
+        less["context_length"] = usage.SMALL_CONTEXT, usage.SMALL_CONTEXT_WORDS
+    return less
 
 
 def weights_of(options: TransformersOptions, size: Size, device: str) -> Weights:

@@ -13,6 +13,9 @@ from backends.params import setting
 
 AUTOMATIC_CONTEXT = 8192  # tokens, at most, where the user asks for none: memory grows with it
 
+SMALL_CONTEXT = 2048  # where memory has run out with the automatic one
+SMALL_CONTEXT_WORDS = f"a context of {SMALL_CONTEXT:,} tokens"
+
 
 def threads(asked: int = 0) -> int:
     """How many to compute with. One core stays free for the page: with all of them taken, two

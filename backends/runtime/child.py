@@ -288,6 +288,7 @@ def explain_death(code: int, ending: str, low_ram: bool, tail: str) -> Failed:
             "The system ended the model process, since memory ran out.",
             "Close other programs or choose a smaller model, then send it again.",
             detail,
+            out_of_memory=True,
         )
     if code in (-9, -15, 1) and not tail.strip():
         return Failed("The model process ended unexpectedly (killed from outside).", AGAIN, detail)

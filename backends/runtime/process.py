@@ -18,6 +18,7 @@ import psutil
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 WINDOWS = sys.platform == "win32"
+LINUX = sys.platform == "linux"
 
 # A child sees these of our environment and no others: no hub token, no cloud key, no proxy login.
 PASSED = (
@@ -30,6 +31,7 @@ PASSED = (
 )  # fmt: skip
 PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "WERKBANK_TEST_")
 
+EXPANDS = "expandable_segments:True"
 TEMP_MARK = ".made-by-werkbank"
 
 OFFLINE = {
@@ -40,6 +42,8 @@ OFFLINE = {
     "TOKENIZERS_PARALLELISM": "false",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that cuda:N is NVML's index N
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # counting cards must not make a CUDA context
+    # Without it what a load leaves over in the allocator's blocks is lost; Windows has it not.
+    **({"PYTORCH_ALLOC_CONF": EXPANDS, "PYTORCH_CUDA_ALLOC_CONF": EXPANDS} if LINUX else {}),
     "PYTHONUNBUFFERED": "1",
     "PYTHONIOENCODING": "utf-8",
 }

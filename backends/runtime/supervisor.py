@@ -13,86 +13,39 @@ import logging
 import re
 import time
 import unicodedata
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from backends import BACKENDS
-from backends.base import Card, Refused
-from backends.card.offload import Size
+from backends.base import Refused
 from backends.events import Done, Event, Failed, Notice, Progress
 from backends.runtime.child import Call, Child
 from backends.runtime.frames import RECYCLED
+from backends.runtime.moves import Moves
+from backends.runtime.resident import (
+    RESTART_SPAN,
+    RESTARTS,
+    Resident,
+    process_status,
+    shrink,
+)
 
-RESTARTS, RESTART_SPAN = 3, 600.0  # so many restarts in so many seconds
 SILENT = 30.0  # seconds without a sign of life: "not responding"
 SILENT_LOAD = 180.0  # a library may hold everything up while it opens a large file
 SPARE_SILENT = 5.0  # seconds; an idle process says once a second that it lives
 SPARE_RAM_BYTES = 4 * 2**30  # a spare is kept only while this much RAM is free
 SPARE = "spare"  # its id, among those of the residents
+ATTEMPTS = 3  # to find a model there that others need the place of
+AWAY = Failed(
+    "Other models took this one's place each time that it came back.", "Send it again.",
+    refused=True,
+)  # fmt: skip
 UNLOADED = Failed("The model was unloaded meanwhile.", "Send it again.", refused=True)
 SPARE_AGAIN = 60.0  # seconds after one that died or could not be started
 SPARE_DELAY = 10.0  # seconds after a load before the next spare is started
-
-
-@dataclass
-class Resident:
-    """One model in memory, or on its way. `state` is what the page and /healthz show:
-    loading, ready, busy, stuck, crashed, failed, unloaded."""
-
-    id: str
-    backend: str
-    model: str
-    options: dict[str, Any]
-    label: str
-    owner: str = ""  # the tab that asked for it
-    size: Size = field(default_factory=lambda: Size(0))  # of the model on disk
-    state: str = "loading"
-    seconds: float = 0.0  # what the last load took
-    failed: Failed | None = None
-    restarts: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS + 1))
-    child: Child | None = None
-    running: int = 0
-    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def card(self) -> Card:
-        return BACKENDS[self.backend].card
-
-    @property
-    def held_bytes(self) -> int:
-        """What it holds on the GPU, or else in RAM: the whole process, which ends with it."""
-        child = self.child
-        return held_bytes(child.memory) if child and child.alive else 0
-
-    def status(self) -> dict[str, Any]:
-        """For /healthz and the panel: plain JSON."""
-        return {
-            "kind": "model",
-            "id": self.id,
-            "backend": self.backend,
-            "model": self.model,
-            "label": self.label,
-            "state": self.state,
-            **process_status(self.child),
-            "load_seconds": round(self.seconds, 2),
-            "problem": str(self.failed) if self.failed else None,
-        }
-
-
-def process_status(child: Child | None) -> dict[str, Any]:
-    """The part of a status that is the process's."""
-    alive = child if child and child.alive else None
-    return {"pid": alive.pid if alive else None, "memory": dict(alive.memory) if alive else {}}
-
-
-def held_bytes(memory: dict[str, int]) -> int:
-    """Of the numbers that a worker gives, the one for where its model lies."""
-    return memory.get("cuda_bytes") or memory.get("rss_bytes", 0)
 
 
 MakeRoom = Callable[[Resident], AsyncGenerator[Event, None]]
@@ -102,6 +55,11 @@ async def room_for_all(resident: Resident) -> AsyncGenerator[Event, None]:
     """No ledger: everything may load."""
     for event in tuple[Event, ...]():
         yield event
+
+
+async def without_limit(resident: Resident) -> int:
+    """No ledger: a process may take of the GPU what it gets."""
+    return 0
 
 
 class Supervisor:
@@ -116,13 +74,17 @@ class Supervisor:
         make_room: MakeRoom = room_for_all,
         on_change: Callable[[Resident], None] = lambda resident: None,
         on_spare: Callable[[Child | None], None] = lambda spare: None,
+        grant: Callable[[Resident], Awaitable[int]] = without_limit,
     ) -> None:
-        """`make_room` is asked before every load, a restart included: it yields notices of what it
-        unloads, or raises Refused; a spare that the load takes is the resident's child by then.
+        """`make_room` is asked before every load and return, a restart included: it yields notices
+        of what it moves, or raises Refused; a spare that the load takes is the resident's child by
+        then. `grant` says how many bytes of the GPU its process may take, 0 for no limit.
         `on_change` hears of every new state, `on_spare` of a new spare, then once a second, and
         with None when it is taken or gone."""
         self.folder, self.want_spare, self.silent = folder, spare, silent
         self.make_room, self.on_change, self.on_spare = make_room, on_change, on_spare
+        self.grant = grant
+        self.moves = Moves(make_room, grant, self._state)
         self.residents: dict[str, Resident] = {}
         self.spare: Child | None = None
         self._counter = 0
@@ -177,10 +139,18 @@ class Supervisor:
     async def load(self, resident: Resident) -> AsyncGenerator[Event, None]:
         """Bring it into memory: Progress and Notice events, then Done or Failed.
 
-        Closing the iterator early ends the process: half a model is of no use.
+        Closing the iterator early ends the process: half a model is of no use. One that is parked
+        comes back instead, to its end even then.
         """
+        if resident.state in ("parking", "parked", "returning"):
+            returned: Event | None = None
+            async with contextlib.aclosing(self.moves.bring_back(resident)) as events:
+                async for returned in events:
+                    yield returned
+            if isinstance(returned, Done | Failed):
+                return
         async with resident.loading:
-            if resident.state in ("ready", "busy") and resident.child and resident.child.alive:
+            if resident.usable and resident.child:
                 yield Done(usage={"seconds": resident.seconds, "memory": resident.child.memory})
                 return
             if resident.id not in self.residents:  # unloaded while this waited, or its run did
@@ -202,6 +172,28 @@ class Supervisor:
                     self.drop(resident)
 
     async def _bring_in(self, resident: Resident) -> AsyncGenerator[Event, None]:
+        """One attempt, and a second one with less where memory ran out in the first."""
+        last: Event | None = None
+        async with contextlib.aclosing(self._attempt(resident)) as events:
+            async for last in events:
+                if not (isinstance(last, Failed) and last.out_of_memory):
+                    yield last
+        if not (isinstance(last, Failed) and last.out_of_memory):
+            return
+        child, resident.child = resident.child, None  # its end is no crash of the next one
+        said = shrink(resident, on_gpu=await self.grant(resident) > 0)
+        if not said:
+            resident.child = child
+            yield last
+            return
+        if child:
+            await child.stop(grace=0.5)
+        yield Notice(said)
+        async with contextlib.aclosing(self._attempt(resident)) as events:
+            async for event in events:
+                yield event
+
+    async def _attempt(self, resident: Resident) -> AsyncGenerator[Event, None]:
         resident.child = spare = self._claim_spare(resident)
         try:
             async for event in self.make_room(resident):
@@ -219,6 +211,7 @@ class Supervisor:
             yield Failed(f"No process could be started ({error.strerror}).",
                          "Close other programs, then load it again.")  # fmt: skip
             return
+        grant = await self.grant(resident)
         if resident.id not in self.residents:
             child.kill()
             yield UNLOADED
@@ -226,8 +219,9 @@ class Supervisor:
         resident.child = child
         child.on_gone = lambda gone: self._gone(resident, gone)
         call = child.call(
-            "load", backend=resident.backend, model=resident.model, options=resident.options
-        )
+            "load", backend=resident.backend, model=resident.model,
+            options=resident.as_loaded, grant_bytes=grant,
+        )  # fmt: skip
         async with contextlib.aclosing(call.events()) as events:
             async for event in events:
                 yield event
@@ -317,24 +311,21 @@ class Supervisor:
         iterator still ends with what the run took. After that, `on_free` is called once the worker
         can take the next run, which may be later than the end of the iterator.
         """
-        if resident.child and resident.child.leaving:
-            await resident.child.gone.wait()
-        if not (resident.child and resident.child.alive and resident.state in ("ready", "busy")):
-            try:
-                self._allow_restart(resident)
-            except Refused as refused:
-                yield refused.as_event()
-                return
-            async with contextlib.aclosing(self.load(resident)) as loading:
-                async for event in loading:
+        for _ in range(ATTEMPTS):
+            async with contextlib.aclosing(self._made_ready(resident)) as events:
+                async for event in events:
+                    yield event
                     if isinstance(event, Failed):
-                        yield event
                         return
-                    if isinstance(event, Progress | Notice):
-                        yield event
-        assert resident.child
+            grant = await self.grant(resident)
+            child = resident.child
+            if child and resident.usable and not child.leaving:  # else it went again meanwhile
+                break
+        else:
+            yield AWAY
+            return
         try:
-            call = resident.child.call("run", params=params)
+            call = child.call("run", params=params, grant_bytes=grant)
         except ValueError as error:
             message, _, hint = str(error).partition(". ")
             yield Failed(f"{message}.", hint, refused=True)
@@ -352,6 +343,23 @@ class Supervisor:
             self._settling.add(settling)
             settling.add_done_callback(self._settling.discard)
             await asyncio.shield(settling)
+
+    async def _made_ready(self, resident: Resident) -> AsyncGenerator[Event, None]:
+        """Loaded, or brought back, where it has to be: Progress and Notice, at last Failed or
+        nothing."""
+        if resident.child and resident.child.leaving:
+            await resident.child.gone.wait()
+        if resident.usable:
+            return
+        try:
+            self._allow_restart(resident)
+        except Refused as refused:
+            yield refused.as_event()
+            return
+        async with contextlib.aclosing(self.load(resident)) as loading:
+            async for event in loading:
+                if isinstance(event, Failed | Progress | Notice):
+                    yield event
 
     async def _settle(self, resident: Resident, call: Call, on_free: Callable[[], None]) -> None:
         """Cancel what nobody listens to any more, and wait until the worker is free again."""
@@ -435,7 +443,8 @@ class Supervisor:
             child = resident.child
             if not child or not child.alive:
                 continue
-            if resident.state == "loading" and now - child.heard > SILENT_LOAD:
+            moving = resident.state in ("loading", "parking", "returning")
+            if moving and now - child.heard > SILENT_LOAD:
                 child.ending = "hung"
                 child.kill()
             if resident.state not in ("busy", "stuck"):

@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 
 from backends import BACKENDS
-from backends.base import ModelRef, Refused
+from backends.base import Refused
 from backends.card.gpu import Machine, Reading
 from backends.card.ledger import GB
 from backends.echo import Echo
 from backends.events import Done, Event, Failed, Text
-from backends.models.library import Listed
 from backends.runtime import supervisor as runtime
-from backends.runtime.supervisor import SPARE, Resident
+from backends.runtime.supervisor import SPARE
 from tests.benches import with_bench
-from webui.bench import Bench, Waiting, complete, size_of
+from webui.bench import Bench, Waiting, complete
 from webui.model_picker import first_choice
 
 
@@ -148,7 +147,7 @@ def test_the_spare_has_an_entry_until_a_load_takes_it(home: Path) -> None:
         back = (await bench.unload(resident))["rss_bytes"]
         assert back > 50 * 2**20 and max(abs(back - size) for size in sizes) < 20 * 2**20
         # And the next one, which may find no spare, is expected to take as much.
-        assert abs(bench.predict(resident, "cpu") - back) < 20 * 2**20
+        assert abs(bench.need(resident, "cpu").bytes - back) < 20 * 2**20
 
     with_bench(home, body, spare=True)
 
@@ -178,7 +177,7 @@ def test_the_spare_goes_first_where_a_model_needs_its_memory(
         bench.ledger.free = lambda device: GB + held // 2  # beyond the gigabyte that stays free
         bench.measured.append(
             kind="load", backend="echo", model="none:", device="cpu", measured_bytes=held,
-            options={"load_seconds": 0.0, "ballast_mb": 0, "fault": ""},
+            options=complete("echo", {}),
         )  # fmt: skip
         end = await bench.load(bench.find("echo"), {}).task  # type: ignore[misc]
         assert isinstance(end, Done), end
@@ -234,31 +233,3 @@ class SmallCard(Machine):
     def read(self) -> Reading:
         found = super().read()
         return SmallReading(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
-
-
-def test_what_does_not_fit_the_card_is_refused_with_the_way_that_it_does(home: Path) -> None:
-    async def body(bench: Bench) -> None:
-        model = Listed(
-            "big", "Big 13B", "chat", ModelRef("folder", "big"), "transformers",
-            bytes=26 * 10**9, parameters=13 * 10**9, layers=40,
-        )  # fmt: skip
-
-        def resident(**options: Any) -> Resident:
-            whole = complete("transformers", options)
-            return Resident("1", "transformers", "folder:big", whole, "Big", size=size_of(model))
-
-        async def refusal(**options: Any) -> str:
-            with pytest.raises(Refused) as refused:
-                async for _ in bench._make_room(resident(**options)):
-                    pass
-            return refused.value.hint
-
-        hint = await refusal(quantisation="bf16")
-        assert "it fits with 13 of its 40 layers on the GPU" in hint and "tokens/s" in hint
-        divided = resident(quantisation="bf16", gpu_layers=13)
-        assert [e async for e in bench._make_room(divided)] == []
-        assert "it fits with" not in await refusal(quantisation="fp32", gpu_layers=39, device="cpu")
-        nf4 = bench.predict(resident(), "cuda:0")
-        assert 8 * GB < nf4 < 11 * GB, "an NF4 load is judged by what it keeps, not by its file"
-
-    with_bench(home, body, machine=SmallCard())

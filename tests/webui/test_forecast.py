@@ -14,6 +14,7 @@ from backends.base import Refused
 from backends.card.ledger import GB
 from backends.events import Done
 from backends.models import library
+from backends.runtime.resident import Resident
 from tests.backends.card.real_shapes import SHAPES
 from tests.webui.test_bench import SmallCard, with_bench
 from webui.bench import Bench, complete, size_of
@@ -62,14 +63,14 @@ def test_a_7b_model_on_a_small_card_says_what_fits_before_and_after_the_click(
         def said(**options: Any) -> str:
             return outlook(bench, model, complete("transformers", options))[0]
 
-        assert said() == "Needs about 6.3 GB of 10.5 GB free: fits."
+        assert said() == "Needs about 6.6 GB of 10.5 GB free: fits."
         wide = said(quantisation="bf16", context_length=4096)
         assert wide.startswith(
-            "Needs about 15.3 GB of 10.5 GB free: does not fit. 8-bit: 9.2 GB · 4-bit: "
+            "Needs about 15.6 GB of 10.5 GB free: does not fit. 8-bit: 9.6 GB · 4-bit: "
         )
         assert "layers on the GPU" not in wide
         status = model_status(bench, model, {"quantisation": "bf16"})
-        assert "line bad" in status and "4-bit: 6.3 GB" in status and "Not loaded" in status
+        assert "line bad" in status and "4-bit: 6.6 GB" in status and "Not loaded" in status
         assert "Needs" not in model_status(bench, model)
 
         resident = bench.supervisor.admit(
@@ -77,10 +78,46 @@ def test_a_7b_model_on_a_small_card_says_what_fits_before_and_after_the_click(
         )
         resident.size = size_of(model)
         with pytest.raises(Refused) as refused:
-            async for _ in bench._make_room(resident):
+            async for _ in bench.residency.make_room(resident):
                 pass
-        assert "It fits as 8-bit: 9.2 GB · 4-bit: 6.3 GB." in refused.value.hint
+        assert "It fits as 8-bit: 9.6 GB · 4-bit: 6.6 GB." in refused.value.hint
+
+    with_bench(home, body, machine=SmallCard())
+
+
+def test_layers_that_wait_in_ram_are_asked_of_it_and_offered_where_nothing_else_helps(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WERKBANK_HOME", str(home))
+    write_7b(library.models_folder() / "llama-7b")
+
+    async def body(bench: Bench) -> None:
+        model = bench.find("folder:llama-7b")
+        residency = bench.residency
+
+        def admitted(**options: Any) -> Resident:
+            whole = complete("transformers", options)
+            one = bench.supervisor.admit("transformers", str(model.ref), whole, "Llama")
+            one.size = size_of(model)
+            return one
+
+        divided = admitted(quantisation="bf16", gpu_layers=13)
+        before = bench.ledger.available("cpu")
+        assert [e async for e in residency.make_room(divided)] == []
+        entry = bench.ledger.get(divided.id)
+        assert entry and entry.ram_bytes > 6 * GB  # 19 of 32 layers of 13.5 GB
+        assert before - bench.ledger.available("cpu") == entry.ram_bytes
+        bench.supervisor.drop(divided)
+        bench.ledger.free = {"cuda:0": 11 * GB, "cpu": 6 * GB}.__getitem__
+        with pytest.raises(Refused, match="of memory, and 5.0 GB can be had") as refused:
+            async for _ in residency.make_room(admitted(quantisation="bf16", gpu_layers=13)):
+                pass
+        bench.ledger.free = {"cuda:0": 5 * GB, "cpu": 40 * GB}.__getitem__
+        with pytest.raises(Refused) as refused:
+            async for _ in residency.make_room(admitted(quantisation="nf4", context_length=2048)):
+                pass
         assert "layers on the GPU" in refused.value.hint
+        assert "(slow: about " in refused.value.hint
 
     with_bench(home, body, machine=SmallCard())
 
@@ -100,7 +137,7 @@ def test_what_the_same_load_took_counts_and_what_comes_after_it_is_added(home: P
         again = bench.forecast.of(*args)
         assert again and again.held == record["measured_bytes"]
         assert again.total - again.held == first.total - first.held
-        assert bench.predict(loading.resident, "cpu") == again.total
+        assert bench.need(loading.resident, "cpu").bytes == again.total
         # Another context was never measured: corrected by half of what the first one was off.
         other = (model.backend, str(model.ref), complete(model.backend, {"context_length": 2048}))
         plain, learned = bench.forecast.plain(*other, "cpu"), bench.forecast.of(*other, "cpu")

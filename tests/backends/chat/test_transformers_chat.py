@@ -199,10 +199,36 @@ def test_each_quantisation_predicts_alike_and_takes_less_memory(
     exact, rounded = next_word(backend), next_word(one)
     assert float((exact.exp() * (exact - rounded)).sum()) < far  # nats; 0.9, 0.2, 0.004 measured
     assert talk.answer(one, talk.CAPITAL, temperature=0)[0].strip()
+    check_parking(one, rounded)
     # The embeddings, a fifth of this small model, stay as they are.
     assert one.model.get_memory_footprint() < 0.51 * backend.model.get_memory_footprint()
     one.unload()
     gc.collect()
+
+
+def check_parking(one: TransformersChat, words: Any) -> None:
+    """Away and back twice: the same weights to the bit, and the conversation goes on."""
+    import torch
+
+    turn = talk.answer(one, talk.CAPITAL, temperature=0)[0]
+    for _ in range(2):
+        one.park()
+        held = one.memory()["parked_bytes"]
+        assert held > 0.2 * 135e6, "an eighth of what has no copy in the file would be less"
+        left = sum(p.untyped_storage().nbytes() for p in one.model.parameters())
+        assert one.loop.kept is None and left < 115e6  # embeddings lie in the file
+        one.unpark()
+        assert "parked_bytes" not in one.memory()
+    assert torch.equal(next_word(one), words)
+    assert talk.answer(one, talk.CAPITAL, temperature=0)[0] == turn
+
+
+def test_only_what_was_left_to_werkbank_becomes_less_when_memory_runs_out() -> None:
+    less = TransformersChat.card.less
+    assert set(less(TransformersOptions(), False)) == {"quantisation", "context_length"}
+    assert set(less(TransformersOptions(), True)) == {"context_length"}
+    chosen = TransformersOptions(quantisation="fp32", context_length=8192)
+    assert less(chosen, False) == less(chosen, True) == {}
 
 
 def next_word(backend: TransformersChat) -> Any:

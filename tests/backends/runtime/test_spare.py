@@ -13,9 +13,11 @@ import pytest
 from backends.base import Refused
 from backends.echo import Echo
 from backends.events import Done, Event, Failed, Notice
+from backends.runtime import resident as one
 from backends.runtime import supervisor as runtime
 from backends.runtime.child import Child
-from backends.runtime.supervisor import Resident, Supervisor
+from backends.runtime.resident import Resident
+from backends.runtime.supervisor import Supervisor
 
 
 class Slow(Echo):
@@ -26,7 +28,8 @@ class Slow(Echo):
 
 @pytest.fixture(autouse=True)
 def slow_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "BACKENDS", {"echo": Slow})
+    for module in (runtime, one):
+        monkeypatch.setattr(module, "BACKENDS", {"echo": Slow})
     monkeypatch.setattr(runtime, "SPARE_RAM_BYTES", 0)
 
 
@@ -73,7 +76,8 @@ def test_the_next_load_takes_the_spare_that_is_ready(home: Path) -> None:
 def test_a_backend_that_preloads_nothing_leaves_the_spare_alone(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "BACKENDS", {"echo": Echo, "another": Slow})
+    for module in (runtime, one):
+        monkeypatch.setattr(module, "BACKENDS", {"echo": Echo, "another": Slow})
 
     async def body(supervisor: Supervisor) -> None:
         spare = supervisor.spare

@@ -21,7 +21,8 @@ from backends.events import Done, Event, Failed, Notice, Progress, Text
 from backends.runtime.child import Child
 from backends.runtime.frames import RECYCLED
 from backends.runtime.process import CHECKOUT
-from backends.runtime.supervisor import RESTARTS, Resident, Supervisor
+from backends.runtime.resident import RESTARTS, Resident
+from backends.runtime.supervisor import Supervisor
 
 
 def say(text: str = "one two three", **more: Any) -> dict[str, Any]:
