@@ -23,7 +23,9 @@ Level = Literal["good", "tight", "bad"]
 CONTEXT = 4096  # tokens that a language model is reckoned with
 TIGHT = 0.92  # of the budget: above that another program can be in the way
 SMALL = 10**9  # bytes: nobody quantises a classifier of pictures
+UNPACKED = 8  # bytes of a weight that go through memory beside the packed ones
 SLOW = 4.0  # tokens/s: about as fast as people read
+SLOWLY = "Fits, slowly."
 LIBRARIES = 700 * 2**20  # of RAM for a process with PyTorch
 BITS = (("bf16", "16-bit"), ("int8", "8-bit"), ("nf4", "4-bit"))
 
@@ -107,7 +109,9 @@ def best(found: tuple[Badge, ...]) -> Badge | None:
     good = [b for b in whole if b.level == "good"]
     tight = [b for b in whole if b.level == "tight"]
     rest = [b for b in found if b.level != "bad"]
-    return next(iter(good or list(reversed(tight)) or rest), None)
+    if tight and not tight[0].says.endswith(SLOWLY):  # the smallest leaves most to others
+        tight.reverse()
+    return next(iter(good or tight or rest), None)
 
 
 def _predict(source: Source, bits: str, budget: Budget, layers: int = -1) -> Prediction:
@@ -131,10 +135,12 @@ def _badge(
     if needed > there:
         return Badge(name, needed, "bad", f"{text} Does not fit.")
     if budget.device == "cpu" and source and source.shape:
-        speed = RAM_BANDWIDTH / max(1, prediction.part("weights"))
+        packed = name in ("8-bit", "4-bit")  # and unpacked for every token: written, then read
+        unpacked = UNPACKED * sum(t.count for t in source.tensors if t.kind == "linear")
+        speed = RAM_BANDWIDTH / (prediction.part("weights") + packed * unpacked + 1)
         text += f" About {speed:.1f} tokens/s without a graphics card."
         if speed < SLOW:
-            return Badge(name, needed, "tight", f"{text} Fits, slowly.")
+            return Badge(name, needed, "tight", f"{text} {SLOWLY}")
     if needed > TIGHT * there:
         return Badge(name, needed, "tight", f"{text} Just fits, if nothing else is running there.")
     return Badge(name, needed, "good", f"{text} Fits.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from backends.card.badges import Badge, Budget, best
+from backends.card.badges import SLOWLY, Badge, Budget, best
 from backends.card.fit import gigabytes
 from backends.models.hub_http import TOKENS, endpoint
 from backends.models.repo import Choice, Repo
@@ -102,7 +102,7 @@ def verdict(chosen: Badge | None) -> tuple[str, str]:
         return "Too large here", "bad"
     if chosen.name == "part in RAM":
         return "Slow: a part in RAM", "tight"
-    slow = chosen.says.endswith("slowly.")
+    slow = chosen.says.endswith(SLOWLY)
     word = "Fits" if chosen.level == "good" else "Slow, but fits" if slow else "Just fits"
     whole = chosen.name in ("16-bit", "32-bit", "as it is")
     return (word if whole else f"{word} in {chosen.name}"), chosen.level

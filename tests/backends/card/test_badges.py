@@ -63,6 +63,17 @@ def test_the_recommended_one_is_the_best_quality_that_fits_well() -> None:
     assert best(badges(figures("llama-2-13b-chat"), Budget("cuda:0", GB))) is None
 
 
+def test_without_a_card_slow_is_said_and_the_quickest_is_recommended() -> None:
+    """4 bits are unpacked for every token there: they save memory and no time."""
+    cpu = Budget("cpu", 24 * GB, 24 * GB)
+    eight = of("llama-3.1-8b-instruct", cpu)
+    assert eight["16-bit"].level == eight["4-bit"].level == "tight" and "8-bit" not in eight
+    assert "2.5 tokens/s" in eight["16-bit"].says and eight["16-bit"].says.endswith("slowly.")
+    found = best(tuple(eight.values()))
+    assert found and found.name == "16-bit"
+    assert of("smollm2-360m-instruct", cpu)["16-bit"].level == "good"
+
+
 def test_every_row_of_the_catalogue_has_badges_on_a_card_and_without_one() -> None:
     for row in ROWS.values():
         for budget in (CARD, Budget("cpu", 14 * GB)):
