@@ -15,7 +15,7 @@ import gradio as gr
 from backends.base import ModelRef, Refused
 from backends.card.badges import badges, of_figures
 from backends.events import Progress
-from backends.models import adding, hub, hub_token, library, usage
+from backends.models import adding, hub, hub_token, library, plain_copy, usage
 from backends.models.check import PICKLED
 from backends.models.hub import Found
 from backends.models.hub_http import HubError
@@ -170,6 +170,10 @@ class Models:
                 entry = await asyncio.to_thread(self._entry, key, hits)
                 self.bench.hand_over("chat", entry.id)
                 go = secrets.token_hex(4)
+            elif name == "plain":
+                ref = await asyncio.to_thread(plain_copy.make, ModelRef.parse(key))
+                self.uses = (0.0, [])
+                said = line(f"{ref.name} is in the list now, without the setting.", "good")
             elif name == "delete":
                 said = await self._delete(key)
         except Refused as refused:

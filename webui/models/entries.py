@@ -11,9 +11,8 @@ import psutil
 
 from backends.base import ModelRef, Refused
 from backends.card.badges import Badge, Budget, badges, of_figures
-from backends.card.ledger import RESERVE
 from backends.card.source import read_source
-from backends.models import library
+from backends.models import library, plain_copy
 from backends.models.adapters import is_adapter
 from backends.models.catalogue import Row, read_rows
 from backends.models.convert import pickles_of
@@ -54,6 +53,7 @@ class Entry:
     loaded: bool = False
     problem: str = ""
     convertible: bool = False  # its weights are old pickles
+    coded: bool = False  # its config names code that it does not need
     choice: str = ""
     badges: tuple[Badge, ...] = ()
     download: Download | None = None
@@ -70,10 +70,9 @@ def budget_of(bench: Bench) -> Budget:
     ram = psutil.virtual_memory().total
     ram -= max(2 * GB, ram // 10)
     for gpu in bench.reading.gpus:
+        device = f"cuda:{gpu.index}"
         if not gpu.error and gpu.total_bytes:
-            own = bench.settings.value.reserve_gb
-            reserve = RESERVE["cuda"] if own is None else int(own * GB)
-            return Budget(f"cuda:{gpu.index}", max(0, gpu.total_bytes - reserve), ram)
+            return Budget(device, max(0, gpu.total_bytes - bench.reserve_bytes(device)), ram)
     return Budget("cpu", ram, ram)
 
 
@@ -133,6 +132,7 @@ def _of_row(row: Row, listed: Listed | None, budget: Budget) -> Entry:
         bytes=listed.bytes if listed and not made else row.size_mb * 1_000_000,
         parameters=row.parameters, here=listed is not None, starter=row.starter,
         usable=bool(row.backend), problem=listed.problem if listed else "", choice=row.choice,
+        coded=bool(listed and listed.problem) and _names_code(row.ref),
         badges=badges_of_row(row.id, budget),
     )  # fmt: skip
 
@@ -163,8 +163,16 @@ def _of_listed(model: Listed, budget: Budget) -> Entry:
         name=model.ref.name if model.ref.kind == "hub" else "", bytes=model.bytes,
         parameters=model.parameters, here=True, usable=bool(model.backend), problem=model.problem,
         convertible=bool(model.problem) and _has_pickles(model.ref),
+        coded=bool(model.problem) and _names_code(model.ref),
         badges=() if model.problem else badges_of_file(model.ref, budget),
     )  # fmt: skip
+
+
+def _names_code(ref: ModelRef) -> bool:
+    try:
+        return plain_copy.can_be_made(library.locate(ref))
+    except (Refused, OSError):
+        return False
 
 
 def _has_pickles(ref: ModelRef) -> bool:

@@ -23,6 +23,10 @@ QUALITY = {
     "part in RAM": "all of its quality, slowly",
     "as it is": "as the file has it",
 }
+CODED = (
+    "transformers knows this family by itself: “Make it usable” puts a copy without the setting "
+    "into your models, which takes no room of its own where the disk can link files."
+)
 NO_TAB = "No tab opens it: it does not say what it is for."
 SHORT = {"part in RAM": "+ RAM"}
 LEGEND = (
@@ -70,7 +74,8 @@ def row(entry: Entry) -> str:
     facts += [escape(entry.note)] if entry.note else []
     about = f'<div class="about">{" · ".join(facts)}</div>' if facts else ""
     if entry.problem and not entry.download:
-        about += f'<div class="about bad">{escape(entry.problem)}</div>'
+        problem = f"{entry.problem} {CODED}" if entry.coded else entry.problem
+        about += f'<div class="about bad">{escape(problem)}</div>'
     return (
         f'<article class="model" data-key="{key}" data-name="{escape(entry.name)}" '
         f'data-title="{title}" aria-label="{title}"><div class="what"><b>{title}</b>{task}{about}'
@@ -128,6 +133,8 @@ def state(entry: Entry) -> str:
         buttons += f'<span class="later">{later}</span>'
     if entry.convertible:
         buttons += button("convert", "Convert", "primary")
+    if entry.coded:
+        buttons += button("plain", "Make it usable", "primary")
     if not entry.starter:
         buttons += button("delete", "Delete")
     return f'<span class="size">{text}{of_size}</span>{buttons}'
