@@ -187,7 +187,6 @@ class Worker:
         limit_gpu(frame)
         self.loaded().unpark()
         yield Done(usage={"memory": self.memory()})
-        give_back()  # what it lay in; takes a while, for which nobody has to wait
 
     def loaded(self) -> Backend:
         if self.backend is None:
@@ -249,10 +248,6 @@ def give_back() -> None:
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
         cuda.empty_cache()
-        core = getattr(torch, "_C", None)
-        release = getattr(core, "_host_emptyCache", None)  # memory that was locked for the GPU
-        if release:
-            release()
     if sys.platform == "linux":  # glibc keeps freed pieces; 150 MB after quantising a small model
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim:

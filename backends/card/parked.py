@@ -6,14 +6,16 @@ tables go on referring to them, so nothing in the model has to be set anew.
 
 from __future__ import annotations
 
+import contextlib
 import types
-from collections.abc import Iterator
 from typing import Any
+
+import psutil
 
 from backends.base import Refused
 
-# Bytes of a piece of RAM: torch makes powers of two of what it locks, and keeps the difference.
-LARGEST, SMALLEST = 2**30, 2**22
+PIECE = 2**28  # bytes of RAM that are taken at once: while one is made the last one is filled
+SPARE_BYTES = 2**29  # of RAM that stay free beside it
 NO_RAM = Refused(
     "There is not enough memory in the computer to park the model.",
     "It stays on the GPU. Unload it, or close other programs.",
@@ -34,13 +36,17 @@ class Parked:
         self.storages = [s for s in _storages(roots, self.device.type) if s.resizable()]
         self.sizes = [storage.nbytes() for storage in self.storages]
         self.bytes = sum(self.sizes)
+        self.pieces: list[Any] = []
+        self._locks = self.device.type == "cuda"
+        self._locked: list[Any] = []
+        if psutil.virtual_memory().available < self.bytes + SPARE_BYTES:
+            raise NO_RAM
         try:
-            self.pieces = _allocate(self.bytes, lock=self.device.type == "cuda")
+            self._copy_all(back=False)
         except (RuntimeError, MemoryError):
+            self._wait()
+            self._release()
             raise NO_RAM from None
-        for storage, (start, size) in zip(self.storages, self._places(), strict=True):
-            self._copy(storage, start, size, back=False)
-        self._wait()
         for storage in self.storages:
             storage.resize_(0)
 
@@ -50,9 +56,9 @@ class Parked:
         import torch
 
         try:
-            for storage, (start, size) in zip(self.storages, self._places(), strict=True):
+            for storage, size in zip(self.storages, self.sizes, strict=True):
                 storage.resize_(size)
-                self._copy(storage, start, size, back=True)
+            self._copy_all(back=True)
         except torch.OutOfMemoryError as error:
             self._wait()
             for storage in self.storages:
@@ -62,57 +68,59 @@ class Parked:
                 "Close other programs that use the GPU, or unload another model.",
                 str(error),
             ) from None
-        self._wait()
-        self.storages, self.pieces = [], []
+        self._release()
+        self.storages = []
 
-    def _places(self) -> Iterator[tuple[int, int]]:
-        at = 0
-        for size in self.sizes:
-            yield at, size
-            at += size
-
-    def _copy(self, storage: Any, start: int, size: int, back: bool) -> None:
-        """Between a storage and the row of pieces, at byte `start` of that."""
+    def _copy_all(self, back: bool) -> None:
+        """Between the storages, one after the other, and the row of pieces."""
         import torch
 
-        there = torch.empty(0, dtype=torch.uint8, device=self.device).set_(storage)
-        done = at = 0
-        for piece in self.pieces:
-            if at + len(piece) > start + done and done < size:
-                offset = start + done - at
-                count = min(size - done, len(piece) - offset)
-                here, part = piece[offset : offset + count], there[done : done + count]
+        at = 0  # byte of the row
+        for storage in self.storages:
+            there = torch.empty(0, dtype=torch.uint8, device=self.device).set_(storage)
+            done = 0
+            while done < len(there):
+                index, offset = divmod(at, PIECE)
+                if index == len(self.pieces):
+                    self.pieces.append(self._piece(min(PIECE, self.bytes - at)))
+                count = min(len(there) - done, PIECE - offset)
+                here = self.pieces[index][offset : offset + count]
+                part = there[done : done + count]
                 (part if back else here).copy_(here if back else part, non_blocking=True)
-                done += count
-            at += len(piece)
+                done, at = done + count, at + count
+        self._wait()
+
+    def _piece(self, size: int) -> Any:
+        """So many bytes of RAM, locked where that goes.
+
+        Touched by all threads first, which is what takes the time, and then locked: torch's own
+        locked memory is touched by one, and in powers of two.
+        """
+        import torch
+
+        piece = torch.empty(size, dtype=torch.uint8).fill_(0)
+        if self._locks:
+            failed = int(torch.cuda.cudart().cudaHostRegister(piece.data_ptr(), size, 0))
+            if not failed:
+                self._locked.append(piece)
+            else:  # the limit of locked memory: slower from here on, but parked
+                self._locks = False
+                with contextlib.suppress(RuntimeError):  # CUDA tells the error to the next kernel
+                    torch.zeros(1, device=self.device)
+        return piece
+
+    def _release(self) -> None:
+        import torch
+
+        for piece in self._locked:
+            torch.cuda.cudart().cudaHostUnregister(piece.data_ptr())
+        self._locked, self.pieces = [], []
 
     def _wait(self) -> None:
         import torch
 
         if self.device.type == "cuda" and self.storages:
             torch.cuda.synchronize()
-
-
-def _allocate(size: int, lock: bool) -> list[Any]:
-    """Pieces of RAM of `size` bytes together, powers of two but for the last where not locked."""
-    import torch
-
-    pieces: list[Any] = []
-    left = size
-    while left > 0:
-        length = LARGEST
-        while length > left and length > SMALLEST:
-            length //= 2
-        try:
-            piece = torch.empty(length, dtype=torch.uint8, pin_memory=lock)
-        except RuntimeError:  # the limit of locked memory: slower, but parked
-            if not lock:
-                raise
-            lock = False
-            continue
-        pieces.append(piece)
-        left -= length
-    return pieces
 
 
 def _storages(roots: tuple[Any, ...], kind: str) -> list[Any]:

@@ -54,8 +54,7 @@ def test_everything_comes_back_at_its_place_and_tied_weights_stay_tied() -> None
 
 
 def test_what_lies_across_several_pieces_comes_back_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parked, "LARGEST", 64)
-    monkeypatch.setattr(parked, "SMALLEST", 16)
+    monkeypatch.setattr(parked, "PIECE", 64)
     tensors = [torch.randint(0, 255, (n,), dtype=torch.uint8) for n in (1, 63, 64, 65, 200, 3)]
     before = [t.clone() for t in tensors]
     kept = Parked(tensors, device="cpu")
@@ -98,7 +97,12 @@ def test_where_ram_is_short_nothing_has_moved(monkeypatch: pytest.MonkeyPatch) -
     def full(*args: Any, **more: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(parked, "_allocate", full)
+    monkeypatch.setattr(Parked, "_piece", full)
+    with pytest.raises(Refused, match="not enough memory in the computer"):
+        Parked(model, device="cpu")
+    assert not any(emptied(t) for t in model.all())
+    monkeypatch.undo()
+    monkeypatch.setattr(parked, "SPARE_BYTES", 2**60)
     with pytest.raises(Refused, match="not enough memory in the computer"):
         Parked(model, device="cpu")
     assert not any(emptied(t) for t in model.all())
@@ -110,15 +114,13 @@ def test_where_the_gpu_is_short_all_of_it_stays_parked_and_comes_back_later(
     model = Model()
     before = [t.detach().clone() for t in model.all()]
     kept = Parked(model, device="cpu")
-    copies = []
 
-    def copy(*args: Any, **more: Any) -> None:
-        copies.append(args)
-        if len(copies) == 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+    def full(back: bool) -> None:
+        kept.storages[0].fill_(1)  # half-way
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(kept, "_copy", copy)
+        patch.setattr(kept, "_copy_all", full)
         with pytest.raises(Refused, match="GPU has not enough memory left"):
             kept.restore()
     assert all(emptied(t) for t in model.all())
