@@ -25,7 +25,7 @@ from webui.bench import Bench
 from webui.model_picker import line, problem, progress_bar, tab_of
 from webui.models import view
 from webui.models.entries import Entry, budget_of, entries, matching
-from webui.models.token import build_token
+from webui.models.token import build_token, token_line
 
 TITLE = "Models"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -58,7 +58,7 @@ def build(bench: Bench) -> None:
                     line("Larger ones: allow their folder in the settings, under the cog.", "note"),
                     elem_id="models-added",
                 )
-            build_token("models")
+            token = build_token("models")
         with gr.Column(scale=5, min_width=320, elem_classes="middle"):
             head = gr.HTML(elem_id="models-head")
             with gr.Row(elem_classes="composer"):
@@ -74,7 +74,7 @@ def build(bench: Bench) -> None:
     hits, go = gr.State(()), gr.Textbox(visible=False, elem_id="models-go")
     Models(bench).wire(
         task=task, where=where, words=words, ask=ask, drop=drop, added=added, head=head, said=said,
-        asked=asked, listed=listed, hits=hits, go=go,
+        asked=asked, listed=listed, hits=hits, go=go, token=token.status,
     )  # fmt: skip
 
 
@@ -93,6 +93,7 @@ class Models:
         gr.context.Context.root_block.load(self.draw, filters, drawn, **NOW)
         if tab := tab_of(gr.context.Context.block):
             tab.select(self.draw, filters, drawn, **NOW)
+            tab.select(token_line, None, part["token"], **NOW)  # the settings may have changed it
         for component in (part["words"], part["task"], part["where"]):
             component.change(self.draw, filters, drawn, **latest)
         part["listed"].changed(self.draw, filters, drawn, **latest)
