@@ -122,8 +122,8 @@ def state(entry: Entry) -> str:
     if not entry.here:
         text = size(entry.bytes) if entry.bytes else "size not known"
         return f'<span class="size">{text}</span>{button("download", "Download")}'
-    text = "Loaded" if entry.loaded else "On this machine"
-    of_size = f" · {size(entry.bytes)}" if entry.bytes else ""
+    facts = ["loaded"] if entry.loaded else []
+    facts += [size(entry.bytes)] if entry.bytes else []
     buttons = ""
     if entry.task == "chat" and entry.usable and not entry.problem:
         buttons += button("chat", "Chat with it", "primary")
@@ -137,7 +137,7 @@ def state(entry: Entry) -> str:
         buttons += button("plain", "Make it usable", "primary")
     if not entry.starter:
         buttons += button("delete", "Delete")
-    return f'<span class="size">{text}{of_size}</span>{buttons}'
+    return f'<span class="size">{" · ".join(facts)}</span>{buttons}'
 
 
 def download_state(download: Download) -> str:

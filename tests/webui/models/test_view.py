@@ -35,8 +35,8 @@ def test_what_a_hub_or_a_file_says_is_text() -> None:
     ("entry", "texts", "acts"),
     [
         (ENTRY, ["3.0 GB"], ["download"]),
-        (replace(ENTRY, here=True), ["On this machine · 3.0 GB"], ["chat", "delete"]),
-        (replace(ENTRY, here=True, loaded=True), ["Loaded · 3.0 GB"], ["chat", "delete"]),
+        (replace(ENTRY, here=True), [">3.0 GB<"], ["chat", "delete"]),
+        (replace(ENTRY, here=True, loaded=True), ["loaded · 3.0 GB"], ["chat", "delete"]),
         (replace(ENTRY, here=True, starter=True), ["comes with Werkbank"], ["chat"]),
         (
             replace(ENTRY, here=True, problem="It is cut. Load it again."),
