@@ -22,12 +22,12 @@ BARS = (TOGETHER,)
 
 def measure(plan: Plan) -> Iterator[Row]:
     """Rounds of: the one alone, the other alone, both; the same message and length."""
-    rounds = asyncio.run(take(plan.home("together"), plan.pairs, plan.tokens))
+    rounds = asyncio.run(take(plan.home("together"), plan.pairs, plan.tokens // 2))
     ratios = [both / max(alone) for *alone, both in rounds]
     seconds = "; ".join(f"{a:.2f} and {b:.2f} alone, {both:.2f} together" for a, b, both in rounds)
     yield TOGETHER.row(
         statistics.median(ratios),
-        f"the median of {len(ratios)}: {', '.join(f'{r:.2f}' for r in ratios)}; {plan.tokens} "
+        f"the median of {len(ratios)}: {', '.join(f'{r:.2f}' for r in ratios)}; {plan.tokens // 2} "
         f"tokens each, in seconds: {seconds}",
         rounds=rounds,
     )

@@ -15,7 +15,7 @@ CLOSE = b'data: {"msg":"close_stream"'
 
 @contextlib.contextmanager
 def late_close(port: int) -> Iterator[int]:
-    """A TCP port that hands everything on to `port` of this computer, the close of a stream late."""
+    """A TCP port that hands everything on to `port` here, the close of a stream late."""
 
     class Line(socketserver.BaseRequestHandler):
         def handle(self) -> None:
