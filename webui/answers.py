@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from webui.bench import Bench
 
 ALONE = 3.0  # seconds without a watcher
+OPENING = 5.0  # seconds that a page may take from its first request until it watches
 SAVE_EVERY = 0.25  # seconds between two writes of a growing answer
 PACE, SLOW_PACE = 0.06, 0.15  # seconds between two looks at it; the second for long answers
 IDLE = 1.0  # seconds
@@ -110,6 +111,16 @@ class Answers:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.running: dict[str, Answer] = {}
+        self._opening = -OPENING
+
+    def expect_a_watcher(self) -> None:
+        """A page is being opened, which may be about to watch any of them."""
+        self._opening = time.monotonic()
+
+    def _given_up(self, answer: Answer) -> bool:
+        now = time.monotonic()
+        alone = not answer.watchers and now - answer.alone_since > ALONE
+        return alone and now - self._opening > OPENING
 
     def start(
         self,
@@ -242,7 +253,7 @@ class Answers:
                 if problem or (before and answer.note == before):
                     answer.note = problem
                     answer.bump()
-            if not answer.watchers and time.monotonic() - answer.alone_since > ALONE:
+            if self._given_up(answer):
                 answer.note = "Stopped, since nobody was watching any more."
                 self.stop(answer)
                 return

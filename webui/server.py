@@ -27,6 +27,7 @@ from backends.base import Refused
 from backends.models import library
 from backends.runtime.process import lock_file
 from webui.api import build_api
+from webui.arrivals import Arrivals
 from webui.bench import Bench
 from webui.demo.offer import announce, offer_by_name
 from webui.demo.routes import build_share_routes
@@ -136,7 +137,8 @@ def build_server(
             await bench.stop()
 
     server = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
-    server.add_middleware(Door, hosts=hosts, token=token)
+    server.add_middleware(Arrivals, answers=bench.answers)
+    server.add_middleware(Door, hosts=hosts, token=token)  # the last one stands in front
     server.state.bench = bench
     add_own_routes(server, bench)
     server.include_router(build_api(bench))

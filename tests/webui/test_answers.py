@@ -9,8 +9,12 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
+
 from webui.answers import PACE, Answer
 from webui.bench import Bench
+from webui.server import build_server
 
 
 def test_an_answer_that_grows_all_the_time_is_shown_no_more_often_than_the_pace() -> None:
@@ -85,3 +89,36 @@ def test_another_programs_lock_neither_stops_the_loop_nor_the_answer(tmp_path: P
     assert worst < 1.0  # not the five seconds that a thread waits
     assert any("Another program holds the file" in note for note in notes)
     assert len(shown.split()) >= 60 and rows == [(shown, "done")]
+
+
+def test_an_answer_waits_longer_for_a_page_that_is_being_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webui.answers.ALONE", 0.3)
+    monkeypatch.setattr("webui.answers.OPENING", 4.0)
+
+    async def seconds_until_given_up(opening: bool) -> float:
+        bench = Bench(tmp_path / str(opening), spare=False)
+        await bench.start()
+        server = build_server(bench, tuple, {"t"}, None)
+        made = bench.store.new_conversation("t").id
+        message = bench.store.add_message(made, "assistant", "", state="streaming")
+        params = {
+            "messages": [{"role": "user", "content": "x"}],
+            "words": 4000,
+            "words_per_second": 20,
+        }
+        answer = bench.answers.start(made, message.id, bench.find("echo"), params)
+        began = time.monotonic()
+        if opening:
+            transport = httpx.ASGITransport(server)
+            async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+                assert (await client.get("/")).status_code == 200
+        while not answer.over:
+            await asyncio.sleep(0.05)
+        await bench.stop()
+        assert "nobody was watching" in answer.note
+        return time.monotonic() - began
+
+    assert asyncio.run(seconds_until_given_up(False)) < 4.0
+    assert asyncio.run(seconds_until_given_up(True)) > 4.0
