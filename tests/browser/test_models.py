@@ -211,6 +211,7 @@ def test_offline_says_so_in_one_line_and_the_list_stays(
         page.locator("#models-ask-hub").click()
         said = page.locator("#models-said")
         expect(said.locator(".bad")).to_be_visible(timeout=30_000)
+        expect(said).to_contain_text("on this machine works all the same")
     finally:
         hub.faults.clear()
     expect(row(page, "openai/whisper-tiny")).to_be_visible()
