@@ -52,7 +52,7 @@ const holdersOf = (index) => {
   const models = mine.reduce((sum, r) => sum + (r.bytes ?? 0), 0);
   const own = new Set(told.residents.map((r) => r.pid)), programs = gpu.processes ?? [];
   const ownBytes = programs.filter((p) => own.has(p.pid)).reduce((sum, p) => sum + (p.bytes ?? 0), 0);
-  if (ownBytes - models > 2 ** 26) lines.push({ kind: "own", name: "Werkbank's processes beside the models", bytes: ownBytes - models, at: true });
+  if (ownBytes - models > 2 ** 26) lines.push({ kind: "own", name: "CUDA's own part", bytes: ownBytes - models, at: true });
   for (const r of here.filter(parked)) lines.push({ kind: r.owner, name: r.label, more: `parked${r.bytes ? `, ${gb(r.bytes)} of RAM` : ""}`, parked: true });
   if (gpu.used_bytes == null) return lines;
   const others = programs.filter((p) => !own.has(p.pid)), rest = Math.max(0, gpu.used_bytes - Math.max(models, ownBytes));

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,5 +131,28 @@ def test_alerts_and_programs_reach_the_page_and_a_dismissed_one_no_more(home: Pa
         assert lost["processes"] is None and answer["now"] >= answer["readings"][-1]["at"]
         bench.monitor.alerts.dismiss(alert["key"])
         assert bench.monitor.answer(0, False)["alerts"] == []
+
+    with_bench(home, body, machine=Machine(nvml))
+
+
+def test_a_model_far_below_its_own_best_on_a_full_card_is_said_to_spill(home: Path) -> None:
+    nvml = FakeNvml()
+
+    async def body(bench: Bench) -> None:
+        on_card(bench)
+        await say(bench, words=500, words_per_second=200)
+        bench.monitor.answer(0, False)
+        nvml.values["nvmlDeviceGetMemoryInfo"] = SimpleNamespace(
+            used=11.8 * GB, free=0.2 * GB, total=12 * GB
+        )
+        slow = asyncio.create_task(say(bench, words=60, words_per_second=20))
+        async with asyncio.timeout(10):
+            while not any(a.key == "cuda:0/spill" for a in bench.monitor.alerts.shown()):
+                await asyncio.sleep(0.2)
+                bench.sampler.sample()
+                bench.monitor.answer(0, False)
+        [spill] = [a for a in bench.monitor.alerts.shown() if a.key == "cuda:0/spill"]
+        assert spill.text.startswith("Echo (no model) runs at 1")
+        await slow
 
     with_bench(home, body, machine=Machine(nvml))

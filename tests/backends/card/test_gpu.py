@@ -182,6 +182,21 @@ def test_one_failed_value_is_unknown_once_and_the_library_is_reopened(nvml):
     assert "nvmlInit" not in nvml.calls
 
 
+def test_a_driver_that_is_updated_while_it_runs_is_said_and_comes_back_after_the_restart(nvml):
+    machine = Machine(nvml, clock=(clock := Clock()))
+    machine.read()
+    nvml.faults = {name: 18 for name in dir(pynvml) if name.startswith("nvml")}
+    assert [card.busy_percent for card in machine.read().gpus] == [None, None]
+    clock.now += 1
+    reading = machine.read()
+    assert (reading.mode, reading.gpus) == ("cpu", ())
+    assert "was updated while it was running" in reading.message
+    assert reading.host.ram_total_bytes > 0
+    nvml.faults = {}
+    clock.now += 60
+    assert machine.read().gpus[1].busy_percent == 42
+
+
 def test_a_lost_card_leaves_the_other_one(nvml):
     machine = Machine(nvml, clock=(clock := Clock()))
     machine.read()
