@@ -2,8 +2,8 @@
 // last ten minutes with what ran. The strip's poll feeds it (event werkbank:gpu), and only while it
 // is open. What a driver, a program or a model is called only ever becomes text, never HTML.
 const panel = element.querySelector(".gpu-panel"), part = (name) => panel.querySelector("." + name);
-const SPAN = 600, W = 300, H = 60, TABS = { chat: "Chat", image: "Image", multimodal: "Multimodal", speech: "Speech", finetune: "Fine-tune", load: "loading" };
-let open = false, told = null, sections = [], shape = null;
+const W = 300, H = 60, TABS = { chat: "Chat", image: "Image", multimodal: "Multimodal", speech: "Speech", finetune: "Fine-tune", load: "loading" };
+let reach = 600, open = false, told = null, sections = [], shape = null;
 
 const make = (tag, className = "", text = "", ...inner) => {
   const made = Object.assign(document.createElement(tag), { className, textContent: text });
@@ -99,7 +99,7 @@ const chart = (title, name, value, top, mark = () => null) => {
   let pointed = null;  // seconds before the newest reading
   const draw = (device) => {
     const newest = told.history.at(-1).at, most = top(told.history.at(-1)) || 1;
-    const x = (at) => W * (1 - (newest - at) / SPAN), y = (number) => (H - 1) * (1 - Math.min(1, number / most)) + 0.5;
+    const x = (at) => W * (1 - (newest - at) / reach), y = (number) => (H - 1) * (1 - Math.min(1, number / most)) + 0.5;
     let path = "", filled = "", last = -Infinity, begin = 0, near = null;
     for (const reading of told.history) {
       const number = value(reading);
@@ -120,7 +120,7 @@ const chart = (title, name, value, top, mark = () => null) => {
     cursor.setAttribute("d", near ? `M${x(near.at).toFixed(1)} 0V${H}` : "");
     const shown = near ?? told.history.at(-1), number = value(shown);
     write(now, (number == null ? NA : (name === "GB" ? number.toFixed(1) : Math.round(number)) + " " + name) + (near ? ` · ${ago(newest - near.at)}` : ""));
-    bands.replaceChildren(...told.activity.filter((s) => s.device === device && (s.end ?? newest) > newest - SPAN).map((s) => {
+    bands.replaceChildren(...told.activity.filter((s) => s.device === device && (s.end ?? newest) > newest - reach).map((s) => {
       const left = Math.max(0, x(s.begin)), width = Math.max(1, x(Math.min(s.end ?? newest, newest)) - left);
       const band = drawn("rect", { x: left.toFixed(1), width: width.toFixed(1), y: 0, height: H });
       band.dataset.owner = s.kind;
@@ -129,7 +129,7 @@ const chart = (title, name, value, top, mark = () => null) => {
   };
   const point = (event) => {
     const box = picture.getBoundingClientRect();
-    pointed = event.type === "pointerleave" ? null : SPAN * (1 - (event.clientX - box.left) / box.width);
+    pointed = event.type === "pointerleave" ? null : reach * (1 - (event.clientX - box.left) / box.width);
     if (told?.history.length) draw(figure.dataset.device);
   };
   picture.addEventListener("pointermove", point);
@@ -149,11 +149,11 @@ const hostCharts = () => [chart("CPU", "%", (r) => r.host.cpu_percent, () => 100
 
 const build = (title, charts) => {
   const section = { charts, name: make("h3", "", title), lost: make("p", "lost"), what: make("span"), taken: make("b"), bar: make("div", "bar"),
-    holders: make("ul"), facts: make("dl"), root: make("section") };
+    holders: make("ul"), facts: make("dl"), begin: make("span"), root: make("section") };
   section.bar.setAttribute("role", "img");
   section.figures = make("div", "charts", "", ...charts.map((c) => c.figure));
   section.well = make("div", "well", "", make("div", "memory", "", section.what, section.taken), section.bar, section.holders, section.facts, section.figures,
-    make("div", "axis", "", make("span", "", "10 minutes ago"), make("span", "", "now")));
+    make("div", "axis", "", section.begin, make("span", "", "now")));
   section.root.append(section.name, section.lost, section.well);
   return section;
 };
@@ -180,7 +180,10 @@ const draw = () => {
     sections = [...newest.gpus.map((gpu) => ({ index: gpu.index, ...build("", gpuCharts(gpu.index)) })), { index: -1, ...build("This computer", hostCharts()) }];
     part("sections").replaceChildren(...sections.map((s) => s.root));
   }
+  // Ten minutes, or as many as there are yet
+  reach = Math.min(600, Math.max(60, 60 * Math.ceil((newest.at - told.history[0].at) / 60)));
   for (const section of sections) {
+    write(section.begin, reach === 60 ? "a minute ago" : `${reach / 60} minutes ago`);
     const { index } = section, gpu = newest.gpus.find((g) => g.index === index), host = newest.host;
     if (index >= 0) {
       write(section.name, `GPU ${index} · ${gpu.name || "unknown"}`);
