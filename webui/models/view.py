@@ -121,22 +121,22 @@ def state(entry: Entry) -> str:
         return download_state(entry.download)
     if not entry.here:
         text = size(entry.bytes) if entry.bytes else "size not known"
-        return f'<span class="size">{text}</span>{button("download", "Download")}'
+        return f'<span class="size">{text}</span>{button("download", "Download", entry.title)}'
     facts = ["loaded"] if entry.loaded else []
     facts += [size(entry.bytes)] if entry.bytes else []
     buttons = ""
     if entry.task == "chat" and entry.usable and not entry.problem:
-        buttons += button("chat", "Chat with it", "primary")
+        buttons += button("chat", "Chat with it", entry.title, "primary")
     if not entry.usable and not entry.problem:
         known = entry.task in TASKS
         later = f"The {TASKS[entry.task]} tab comes in a later version." if known else NO_TAB
         buttons += f'<span class="later">{later}</span>'
     if entry.convertible:
-        buttons += button("convert", "Convert", "primary")
+        buttons += button("convert", "Convert", entry.title, "primary")
     if entry.coded:
-        buttons += button("plain", "Make it usable", "primary")
+        buttons += button("plain", "Make it usable", entry.title, "primary")
     if not entry.starter:
-        buttons += button("delete", "Delete")
+        buttons += button("delete", "Delete", entry.title)
     return f'<span class="size">{" · ".join(facts)}</span>{buttons}'
 
 
@@ -148,7 +148,7 @@ def download_state(download: Download) -> str:
         f'aria-valuenow="{100 * share:.0f}" aria-label="Download of {escape(download.title)}">'
         f'<i style="width:{100 * share:.1f}%"></i></div>'
     )
-    cancel = button("cancel", "Cancel")
+    cancel = button("cancel", "Cancel", download.title)
     if download.state == "waiting":
         return f'<span class="size">Waits for its turn</span>{cancel}'
     if download.state == "running":
@@ -157,24 +157,26 @@ def download_state(download: Download) -> str:
         parts += [left(download.seconds_left)] if download.seconds_left is not None else []
         note = f'<span class="about">{escape(download.note)}</span>' if download.note else ""
         text = f'<span class="size">{" · ".join(parts)}</span>{note}'
-        return f"{bar}{text}{button('pause', 'Pause')}{cancel}"
+        return f"{bar}{text}{button('pause', 'Pause', download.title)}{cancel}"
     said = f"{download.message} {download.hint}".strip()
     if download.state == "paused":
         so_far = f"Paused at {100 * share:.0f} %" if download.bytes else "Paused"
         why = f'<span class="about">{escape(said)}</span>' if said else ""
         return (
             f'{bar}<span class="size">{so_far}</span>{why}'
-            f"{button('resume', 'Resume', 'primary')}{cancel}"
+            f"{button('resume', 'Resume', download.title, 'primary')}{cancel}"
         )
     page = link(page_of(download.name), "Open its page") if download.kind == "gated" else ""
     return (
         f'<span class="about bad" role="alert">{escape(said)}</span>{page}'
-        f"{button('resume', 'Try again', 'primary')}{cancel}"
+        f"{button('resume', 'Try again', download.title, 'primary')}{cancel}"
     )
 
 
-def button(act: str, text: str, kind: str = "") -> str:
-    return f'<button type="button" data-act="{act}" class="do {kind}">{text}</button>'
+def button(act: str, text: str, of: str = "", kind: str = "") -> str:
+    """`of`: the model's title, which a screen reader says with it."""
+    said = f' aria-label="{text}: {escape(of)}"' if of else ""
+    return f'<button type="button" data-act="{act}" class="do {kind}"{said}>{text}</button>'
 
 
 def link(url: str, text: str) -> str:
