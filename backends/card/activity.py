@@ -43,10 +43,7 @@ class Activity:
     def begin(self, id: str, kind: str, label: str, device: str) -> None:
         """It works from now on. Nothing changes where it does so already, as the same kind."""
         now = self.clock()
-        if (present := self._open.get(id)) is not None:
-            if present.kind == kind:
-                return
-            self.end(id)
+        self.end(id)
         last = next((s for s in reversed(self._over) if s.id == id), None)
         if last and last.kind == kind and last.end is not None and now - last.end <= JOINED:
             self._over.remove(last)

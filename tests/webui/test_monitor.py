@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +42,14 @@ def on_card(bench: Bench) -> None:
     bench.device_of = lambda backend, options: "cuda:0"  # type: ignore[method-assign]
 
 
-def test_an_answer_on_a_card_knows_its_energy_and_is_a_band(home: Path) -> None:
+@pytest.mark.parametrize("jumps", [False, True], ids=["", "the clock on the wall jumps"])
+def test_an_answer_on_a_card_knows_its_energy_and_is_a_band(
+    home: Path, jumps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if jumps:
+        wall = itertools.cycle([2e9, 1e9])
+        monkeypatch.setattr(time, "time", lambda: next(wall))
+
     async def body(bench: Bench) -> None:
         on_card(bench)
         events = await say(bench, words=40, words_per_second=200)

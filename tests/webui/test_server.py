@@ -100,6 +100,10 @@ def test_api_gpu_answers_readings_since_a_number(server: Served) -> None:
         assert first["readings"] and first["seq"] >= 1 and isinstance(first["residents"], list)
         again = client.get("/api/gpu", params={"seq": first["seq"]}).json()
         assert len(again["readings"]) <= 1
+        assert "activity" not in again
+        opened = client.get("/api/gpu", params={"seq": -600, "panel": 1}).json()
+        assert opened["activity"] == [] and opened["now"] >= opened["readings"][-1]["at"]
+        assert client.post("/api/gpu/dismiss", params={"alert": "none"}).status_code == 200
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
