@@ -88,7 +88,10 @@ const show = (answer, asked) => {
   chips.replaceChildren(...residents.filter((r) => r.kind !== "spare").map(({ label, bytes, state, owner }) => {
     const chip = Object.assign(document.createElement("span"), { className: "chip" });
     Object.assign(chip.dataset, { state, owner });
-    chip.textContent = chip.title = [label, bytes == null ? "" : gb(bytes) + " GB", state].filter(Boolean).join(" · ");
+    const rest = [bytes == null ? "" : gb(bytes) + " GB", state].filter(Boolean).map((text) => " · " + text).join("");
+    chip.title = label + rest;
+    chip.append(...[["who", label], ["rest", rest]].map(([className, textContent]) =>
+      Object.assign(document.createElement("span"), { className, textContent })));  // a long name gives way, the state does not
     return chip;
   }));
 };

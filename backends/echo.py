@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from backends.base import Backend, Card, ModelRef, Refused
+from backends.card.offload import Weights
 from backends.chat.params import ChatParams
 from backends.events import Done, Event, Progress, Text
 from backends.params import Params, setting
@@ -30,8 +31,9 @@ class EchoOptions(Params):
     ballast_mb: int = setting(0, "Memory to hold", min=0, max=8192, unit="MB")
     fault: Fault = setting("", "Fault while loading")
     card_mb: int = setting(
-        0, "Memory on a card to pretend", min=0, max=1_000_000, unit="MB", hidden=True
-    )
+        0, "Memory on the card to pretend", min=0, max=1_000_000, unit="MB",
+        help="Only on a card that is pretended too, for tests.",
+    )  # fmt: skip
     room: int = setting(0, "Room", min=0, hidden=True, help="0: automatic.")
     move_seconds: float = setting(0.0, "Time to park", min=0, max=600, hidden=True)
     move_fault: Fault = setting("", "Fault while parking", hidden=True)
@@ -59,6 +61,10 @@ class Echo(Backend):
         params=EchoParams,
         load_options=EchoOptions,
         label="Echo (no model)",
+        memory_factor=1.0,
+        weights=lambda options, size, device: Weights(
+            options.card_mb * 2**20, options.ballast_mb * 2**20
+        ),
         on_gpu=lambda options: options.card_mb > 0,
         less=lambda options, on_gpu: {} if options.room else {"room": (1, "a room of 1")},
         parkable=True,

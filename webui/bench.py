@@ -321,7 +321,7 @@ class Bench:
         args = (resident.backend, resident.model, resident.as_loaded, device)
         known = self.forecast.of(*args)
         if known is None:
-            return Need(self.forecast.bytes(resident, device), fixed)
+            return Need(self.forecast.bytes(resident, device) + fixed, fixed)
         return Need(known.total, fixed and known.part("CUDA context"), known.ram)
 
     def advice(self, resident: Resident, device: str, hint: str) -> str:

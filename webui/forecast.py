@@ -156,7 +156,7 @@ def outlook(bench: Bench, listed: Listed, options: dict[str, Any]) -> tuple[str,
     if prediction.total <= free:
         return f"{text}: fits.{guess}", True
     if prediction.total <= had:
-        return f"{text}: fits when idle models are unloaded, which happens by itself.{guess}", True
+        return f"{text}: fits when idle models make room, which happens by itself.{guess}", True
     ways = bench.forecast.remedies(*args, free=had, ram=bench.to_be_had("cpu"))
     helps = f" {listing(ways)}." if ways else ""
     return f"{text}: does not fit.{helps}{guess}", False

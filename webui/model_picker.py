@@ -270,8 +270,8 @@ def model_status(bench: Bench, listed: Listed | None, options: dict[str, Any] | 
         )
     if resident.state == "parked":
         seconds = max(1, round(resident.back_in_seconds))
-        size = gigabytes(resident.parked_bytes)
-        return line(f"Parked in RAM · back in about {seconds} s · {size}", "note")
+        size = f" · {gigabytes(resident.parked_bytes)}" if resident.parked_bytes else ""
+        return line(f"Parked in RAM · back in about {seconds} s{size}", "note")
     if resident.state in MOVING:
         return line(MOVING[resident.state], "note")
     if resident.failed:

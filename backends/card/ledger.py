@@ -70,10 +70,16 @@ class Entry:
         if self.state == "loading":
             return max(0, self.predicted_bytes - (self.measured_bytes or 0))
         if self.state == "returning":
-            return max(0, self.predicted_bytes - self.fixed_bytes)
+            return self.returning_bytes
         if self.state == "ready" and self.measured_bytes is not None:
             return max(0, self.predicted_bytes - self.fixed_bytes - self.measured_bytes)
         return 0
+
+    @property
+    def returning_bytes(self) -> int:
+        """What a parked one needs on its device to come back: its promise, or what it had if that
+        was more."""
+        return max(0, self.predicted_bytes - self.fixed_bytes, self.measured_bytes or 0)
 
     @property
     def evictable(self) -> bool:

@@ -112,7 +112,7 @@ class Residency:
             has = min(need.bytes, spare.resident_bytes()) if spare else 0  # is there already
             wanted, ram = need.bytes - has, need.ram_bytes
             if entry and returning:
-                wanted, ram = entry.predicted_bytes - entry.fixed_bytes, 0
+                wanted, ram = entry.returning_bytes, 0
             verdict = self.ledger.admit(
                 resident.label, wanted, device, ram, resident.id if returning else ""
             )

@@ -41,7 +41,9 @@ def test_its_load_options_have_defaults_and_its_params_a_schema(backend: type[Ba
 def test_it_fills_in_the_three_methods(backend: type[Backend]) -> None:
     for name in ("load", "run", "unload"):
         assert getattr(backend, name) is not getattr(Backend, name)
-    assert not backend.card.parkable or backend.park is not Backend.park
+    for name in ("park", "unpark"):
+        filled = getattr(backend, name) is not getattr(Backend, name)
+        assert filled is backend.card.parkable
 
 
 HEAVY = "torch transformers diffusers peft trl bitsandbytes accelerate whisper xllamacpp gradio"

@@ -196,3 +196,32 @@ def test_the_end_of_its_input_ends_it(talk: Any) -> None:
     worker.process.stdin.close()
     assert worker.process.wait(5) == 0
     assert time.monotonic() - started < 1
+
+
+LIMITED = """
+import sys
+class cuda:
+    is_available = staticmethod(lambda: True)
+    is_initialized = staticmethod(lambda: False)
+    class get_device_properties:
+        def __init__(self, index): self.total_memory = 1000
+    set_per_process_memory_fraction = staticmethod(lambda f: print("fraction", f, file=sys.stderr))
+"""
+
+
+def test_it_takes_no_more_of_the_gpu_than_it_was_granted(talk: Any, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(LIMITED)
+    worker = talk("--preload", "torch")
+    worker.send(1, {**ECHO, "grant_bytes": 250})
+    assert worker.answer(1)["event"] == "Done"
+    worker.send(2, {"do": "run", "params": {"messages": [{"role": "user", "content": "a"}]},
+                    "grant_bytes": 500})  # fmt: skip
+    assert worker.answer(2)["event"] == "Done"
+    worker.send(3, {"do": "park"})
+    assert worker.answer(3)["event"] == "Done"
+    worker.send(4, {"do": "unpark", "grant_bytes": 5000})
+    assert worker.answer(4)["event"] == "Done"
+    worker.say(5)
+    assert worker.answer(5)["event"] == "Done"
+    said = [line for line in worker.rest().splitlines() if line.startswith("fraction")]
+    assert said == ["fraction 0.25", "fraction 0.5", "fraction 1.0"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
-from backends.runtime.process import kill_tree, start_flags
+from backends.runtime.process import child_environment, kill_tree, start_flags
 
 
 def test_a_process_is_ended_with_all_that_it_started() -> None:
@@ -37,3 +38,10 @@ def test_one_that_ends_while_it_is_killed_is_no_error(monkeypatch: pytest.Monkey
     kill_tree(process.pid)
     with pytest.raises(psutil.NoSuchProcess):
         psutil.Process(process.pid)  # which is what it met
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Windows and macOS have no such segments")
+def test_a_workers_torch_keeps_its_memory_in_segments_that_grow(tmp_path: Path) -> None:
+    environment = child_environment(tmp_path)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        assert environment[name] == "expandable_segments:True"
