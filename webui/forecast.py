@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from backends import BACKENDS
@@ -19,6 +19,9 @@ from backends.runtime.resident import Resident
 
 if TYPE_CHECKING:
     from webui.bench import Bench
+
+
+LONG = 8192  # tokens; more only for whoever asks for it
 
 
 class Forecast:
@@ -103,6 +106,25 @@ class Forecast:
         ways = fit.remedies(told, options, free, plan.context if plan else 0, ram)
         return [with_speed(way, plan) for way in ways]
 
+    def best(
+        self, backend: str, model: str, options: dict[str, Any], device: str, free: int, ram: int
+    ) -> fit.Remedy | None:
+        """The options that lose least and fit; None where they are as now, or nothing fits."""
+        found = read_plan(backend, model, options, device)
+        source, plan = found or (None, None)
+        if source is None or plan is None:
+            return None
+
+        def told(changed: dict[str, Any]) -> Prediction | None:
+            return self.of(backend, model, changed, device)
+
+        trained = source.shape.context if source.shape else 0
+        context = max(plan.context, min(trained, LONG))
+        best = fit.best_that_fits(told, options, free, context, ram)
+        if best is None or read_plan(backend, model, best.options, device) == found:
+            return None
+        return with_speed(best, plan)
+
 
 def with_speed(way: fit.Remedy, plan: LoadPlan | None) -> fit.Remedy:
     """Layers that wait in RAM make it slow: the remedy says how slow."""
@@ -140,23 +162,46 @@ def listing(remedies: list[fit.Remedy]) -> str:
     return " · ".join(remedy.text for remedy in remedies)
 
 
-def outlook(bench: Bench, listed: Listed, options: dict[str, Any]) -> tuple[str, bool]:
-    """One line before the click, and whether it fits: "Needs about 0.4 GB of 20.1 GB free: fits."
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a load needs and what can be had, in bytes, before the click.
 
-    "" where nothing can be foretold. Raises Refused for an option that is wrong.
+    text  for people: "Needs about 0.4 GB of 20.1 GB free: fits."
+    fits  it does, idle models put aside where that is needed
+    ways  what would fit where it does not
+    best  the options that lose least and fit, where they are others than now
     """
+
+    text: str
+    fits: bool
+    need_bytes: int
+    had_bytes: int
+    ways: tuple[fit.Remedy, ...] = ()
+    best: fit.Remedy | None = None
+
+
+def outlook(bench: Bench, listed: Listed, options: dict[str, Any]) -> Outlook | None:
+    """None where nothing can be foretold. Raises Refused for an option that is wrong."""
     device = bench.device_of(listed.backend, options)
     args = (listed.backend, str(listed.ref), options, device)
     prediction = bench.forecast.of(*args)
     if prediction is None:
-        return "", True
+        return None
     free, had = max(0, bench.ledger.available(device)), bench.to_be_had(device)
-    text = f"Needs about {fit.gigabytes(prediction.total)} of {fit.gigabytes(free)} free"
+    need = prediction.total
+    text = f"Needs about {fit.gigabytes(need)} of {fit.gigabytes(free)} free"
     guess = f" {prediction.note}" if prediction.uncertain else ""
-    if prediction.total <= free:
-        return f"{text}: fits.{guess}", True
-    if prediction.total <= had:
-        return f"{text}: fits when idle models make room, which happens by itself.{guess}", True
-    ways = bench.forecast.remedies(*args, free=had, ram=bench.to_be_had("cpu"))
-    helps = f" {listing(ways)}." if ways else ""
-    return f"{text}: does not fit.{helps}{guess}", False
+    fits = need <= had
+    ram = bench.to_be_had("cpu")
+    best = None
+    if device != "cpu" or not fits:
+        best = bench.forecast.best(*args, free=had, ram=ram)
+    if need <= free:
+        return Outlook(f"{text}: fits.{guess}", True, need, had, best=best)
+    if fits:
+        how = "fits when idle models make room, which happens by itself"
+        return Outlook(f"{text}: {how}.{guess}", True, need, had, best=best)
+    ways = tuple(bench.forecast.remedies(*args, free=had, ram=ram))
+    if best and best.prediction.total in [way.prediction.total for way in ways]:
+        best = None  # it is one of them
+    return Outlook(f"{text}: does not fit.{guess}", False, need, had, ways, best)

@@ -14,8 +14,8 @@ from backends.base import Refused
 from backends.events import Done, Failed, Notice, Progress
 from backends.models.library import Listed
 from backends.runtime.resident import held_bytes
-from webui.bench import Bench, Loading, complete, sentences
-from webui.forecast import outlook
+from webui.bench import Bench, Loading, sentences
+from webui.fit_panel import build_fit_buttons, chosen_change, fits_html
 from webui.form import Form, build_form
 
 NONE_YET = (
@@ -86,6 +86,18 @@ class Picker:
                 options = form.read(mine)
         return options
 
+    def change(self, event: gr.EventData, *values: Any) -> list[Any]:
+        """The load options with what a button under the status line changes in them."""
+        listed = next((m for m in self.bench.models(self.task) if m.id == values[0]), None)
+        rest, shown = list(values[1:]), list[Any]()
+        for backend, form in self.forms.items():
+            mine, rest = rest[: len(form.names)], rest[len(form.names) :]
+            if listed and backend == listed.backend:
+                shown += chosen_change(event, form, form.read(mine))
+            else:
+                shown += [gr.skip()] * len(mine)
+        return shown
+
     def options_of(self, listed: Listed | None, values: tuple[Any, ...]) -> dict[str, Any] | None:
         """The load options among the values of `inputs`; None where one of them is wrong."""
         if listed is None or not values:
@@ -105,6 +117,7 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
             label="Model", elem_id=f"{task}-model", interactive=True, filterable=True,
         )  # fmt: skip
         status = gr.HTML(model_status(bench, first, {}), elem_id=f"{task}-model-status")
+        ways = build_fit_buttons(task)
         with gr.Row(elem_classes="buttons"):
             load = gr.Button("Load", variant="primary", size="sm", elem_id=f"{task}-load")
             cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{task}-load-cancel")
@@ -119,6 +132,10 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
                         )
     picker = Picker(bench, task, model, status, load, cancel, unload, forms, groups)
     _wire(picker)
+    ways.select(
+        picker.change, picker.inputs, picker.inputs[1:], queue=False, show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
     return picker
 
 
@@ -261,7 +278,7 @@ def model_status(bench: Bench, listed: Listed | None, options: dict[str, Any] | 
         size = f"{gigabytes(listed.bytes)} on disk. " if listed.bytes else ""
         slow = ON_CPU if listed.format == "gguf" and runs_beside_the_gpu(bench, listed) else ""
         text = f"{size}Not loaded: it loads by itself when it is first asked. {slow}"
-        return line(text, "note") + fits_line(bench, listed, options)
+        return line(text, "note") + fits_html(bench, listed, options)
     if resident.state in ("ready", "busy", "stuck"):
         word = {"ready": "Ready", "busy": "Busy", "stuck": "Not responding"}[resident.state]
         return line(
@@ -277,17 +294,6 @@ def model_status(bench: Bench, listed: Listed | None, options: dict[str, Any] | 
     if resident.failed:
         return problem(str(resident.failed), resident.failed.detail)
     return line("Stopped", "note")
-
-
-def fits_line(bench: Bench, listed: Listed, options: dict[str, Any] | None) -> str:
-    """What a load would need, as HTML; "" where that is not known or no options are given."""
-    if options is None:
-        return ""
-    try:
-        text, fits = outlook(bench, listed, complete(listed.backend, options))
-    except Refused:  # an option that Load will name, or free memory that cannot be read
-        return ""
-    return line(text, "note" if fits else "bad") if text else ""
 
 
 def runs_beside_the_gpu(bench: Bench, listed: Listed) -> bool:

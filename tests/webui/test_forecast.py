@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +13,11 @@ from backends.card.ledger import GB
 from backends.events import Done
 from backends.models import library
 from backends.runtime.resident import Resident
-from tests.backends.card.real_shapes import SHAPES
+from tests.hollow import write_7b
 from tests.webui.test_bench import SmallCard, with_bench
 from webui.bench import Bench, complete, size_of
 from webui.forecast import outlook
 from webui.model_picker import model_status
-
-
-def write_7b(folder: Path) -> None:
-    """Llama 2 7B in 16 bits, as far as its headers go: the file is one hole of 13.5 GB."""
-    config = SHAPES["Llama 2 7B"] | {"architectures": ["LlamaForCausalLM"]}
-    width, size, words = 4096, 11008, 32000
-    shapes = {
-        "model.embed_tokens": (words, width),
-        "lm_head": (words, width),
-        "model.norm": (width,),
-    }
-    for n in range(32):
-        layer = f"model.layers.{n}"
-        shapes |= {f"{layer}.self_attn.{x}_proj": (width, width) for x in "qkvo"}
-        shapes |= {f"{layer}.mlp.{x}_proj": (size, width) for x in ("gate", "up")}
-        shapes |= {f"{layer}.mlp.down_proj": (width, size)}
-        shapes |= {f"{layer}.{x}_layernorm": (width,) for x in ("input", "post_attention")}
-    header: dict[str, Any] = {}
-    at = 0
-    for name, shape in shapes.items():
-        end = at + 2 * shape[0] * (shape[1] if len(shape) == 2 else 1)
-        entry = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, end]}
-        header[f"{name}.weight"], at = entry, end
-    text = json.dumps(header).encode()
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + at)
 
 
 def test_a_7b_model_on_a_small_card_says_what_fits_before_and_after_the_click(
@@ -61,16 +30,20 @@ def test_a_7b_model_on_a_small_card_says_what_fits_before_and_after_the_click(
         model = bench.find("folder:llama-7b")
 
         def said(**options: Any) -> str:
-            return outlook(bench, model, complete("transformers", options))[0]
+            found = outlook(bench, model, complete("transformers", options))
+            return found.text if found else ""
 
         assert said() == "Needs about 6.6 GB of 10.5 GB free: fits."
         wide = said(quantisation="bf16", context_length=4096)
-        assert wide.startswith(
-            "Needs about 15.6 GB of 10.5 GB free: does not fit. 8-bit: 9.6 GB · 4-bit: "
-        )
-        assert "layers on the GPU" not in wide
-        status = model_status(bench, model, {"quantisation": "bf16"})
-        assert "line bad" in status and "4-bit: 6.6 GB" in status and "Not loaded" in status
+        assert wide == "Needs about 15.6 GB of 10.5 GB free: does not fit."
+        wider = outlook(bench, model, complete("transformers", {"quantisation": "bf16"}))
+        assert wider and [way.text for way in wider.ways] == ["8-bit: 9.6 GB", "4-bit: 6.6 GB"]
+        status = model_status(bench, model, complete("transformers", {"quantisation": "bf16"}))
+        assert "line bad" in status and "Not loaded" in status and "fit over" in status
+        assert '{&quot;quantisation&quot;: &quot;nf4&quot;}" title="Set it so">4-bit: 6.6' in status
+        # What fits as it is can still be better: more bits, or a longer context.
+        small = outlook(bench, model, complete("transformers", {"context_length": 4096}))
+        assert small and small.fits and small.best and small.best.text.startswith("8-bit")
         assert "Needs" not in model_status(bench, model)
 
         resident = bench.supervisor.admit(
@@ -128,7 +101,8 @@ def test_what_the_same_load_took_counts_and_what_comes_after_it_is_added(home: P
         options = complete(model.backend, {})
         args = (model.backend, str(model.ref), options, "cpu")
         first = bench.forecast.of(*args)
-        assert first and outlook(bench, model, options)[0].endswith(": fits.")
+        found = outlook(bench, model, options)
+        assert first and found and found.text.endswith(": fits.")
         loading = bench.load(model, {})
         assert loading.task and isinstance(await loading.task, Done)
         record = bench.measured.latest(kind="load")
@@ -151,7 +125,7 @@ def test_what_the_same_load_took_counts_and_what_comes_after_it_is_added(home: P
 def test_nothing_is_said_of_what_nobody_can_foretell(home: Path) -> None:
     async def body(bench: Bench) -> None:
         echo = bench.find("echo")
-        assert outlook(bench, echo, complete("echo", {})) == ("", True)
+        assert outlook(bench, echo, complete("echo", {})) is None
         assert bench.forecast.remedies("echo", "none:", {}, "cpu", 0, 0) == []
         with pytest.raises(Refused):
             outlook(bench, echo, complete("echo", {"load_seconds": -1}))
