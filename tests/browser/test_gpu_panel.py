@@ -52,7 +52,7 @@ class TwoCards:
             285.0, 2610 if image or chat else 210, 10501, 30 + 25 * image, 83,
             4 if image or chat else 1, 4, 16, 16, ("power limit",) if image else (),
             3600.0 + 120 * second,
-            (GpuProcess(11, "python", round(3.7 * GB)),
+            processes=(GpuProcess(11, "python", round(3.7 * GB)),
              GpuProcess(12, "python", round(6.2 * GB)), GpuProcess(21, "Xorg", 300 * 2**20),
              GpuProcess(22, f"firefox {EVIL}", 420 * 2**20)) if self.memory_told else None,
         )  # fmt: skip
