@@ -385,6 +385,9 @@ class Bench:
             device = self.device_of(listed.backend, options)
             if there and there.options == options:
                 mine.add(there.id)
+                entry = self.ledger.get(there.id)
+                if entry and entry.state == "parked":  # its place is another's now
+                    needs[device] = needs.get(device, 0) + entry.returning_bytes
                 continue
             new = Resident("", listed.backend, str(listed.ref), options, listed.title,
                            size=size_of(listed))  # fmt: skip

@@ -13,15 +13,17 @@ import pytest
 
 from backends import BACKENDS
 from backends.base import Refused
+from backends.card import pretended
 from backends.card.gpu import Machine, Reading
 from backends.card.ledger import GB
 from backends.echo import Echo
 from backends.events import Done, Event, Failed, Text
 from backends.runtime import supervisor as runtime
+from backends.runtime.residency import WhenIdle
 from backends.runtime.supervisor import SPARE
 from tests.benches import with_bench
 from webui.bench import Bench, Waiting, complete
-from webui.model_picker import first_choice
+from webui.model_picker import first_choice, model_status
 
 
 def generate(bench: Bench, who: str = "a", **params: Any) -> tuple[asyncio.Task[None], list[Any]]:
@@ -233,3 +235,52 @@ class SmallCard(Machine):
     def read(self) -> Reading:
         found = super().read()
         return SmallReading(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+
+
+def test_a_parked_model_is_shown_as_such_and_answers_by_coming_back(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(pretended.VARIABLE, "2000")
+
+    async def body(bench: Bench) -> None:
+        echo = bench.find("echo")
+        options = {"card_mb": 600}
+        assert isinstance(await bench.load(echo, options).task, Done)  # type: ignore[misc]
+        resident = bench.resident_of(echo)
+        assert resident and await bench.residency.park(resident)
+        health = await bench.health()
+        assert [worker["state"] for worker in health["workers"]] == ["parked"]
+        [row] = health["ledger"]
+        assert (row["state"], row["device"], row["parked_bytes"]) == (
+            "parked", "cuda:0", 600 * 2**20,
+        )  # fmt: skip
+        [chip] = bench.monitor.holders()
+        assert (chip["state"], chip["bytes"]) == ("parked", 600 * 2**20)
+        assert "Parked in RAM · back in about 1 s · 0.63 GB" in model_status(bench, echo, {})
+        assert await bench.count_tokens(echo, {"messages": []}, "a") == (0, 0), "counting is no use"
+        assert bench.fits_together((echo, options))
+        bench.machine.total_bytes = 900 * 2**20  # type: ignore[attr-defined]
+        await bench.fresh_reading()
+        assert not bench.fits_together((echo, options)), "its place, with what stays free, is gone"
+        bench.machine.total_bytes = 2000 * 2**20  # type: ignore[attr-defined]
+        task, seen = generate(bench, options=options)
+        await asyncio.wait_for(task, 10)
+        assert isinstance(seen[-1], Done) and resident.state == "ready"
+        assert not any(isinstance(event, Failed) for event in seen)
+        assert (await bench.unload(resident))["cuda_bytes"] == 600 * 2**20
+
+    with_bench(home, body)
+
+
+def test_the_reserve_and_the_idle_time_are_the_settings(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(pretended.VARIABLE, "4000")
+
+    async def body(bench: Bench) -> None:
+        assert bench.ledger.available("cuda:0") == 4000 * 2**20 - GB // 2
+        bench.settings.change(reserve_gb=2.0, when_idle="unload", idle_minutes=3)
+        assert bench.ledger.available("cuda:0") == 4000 * 2**20 - 2 * GB
+        assert bench.when_idle() == WhenIdle("unload", 180)
+
+    with_bench(home, body)
