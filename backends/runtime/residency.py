@@ -18,7 +18,8 @@ from backends.card.reading import Reading
 from backends.events import Done, Event, Notice
 from backends.runtime.child import Child
 from backends.runtime.resident import Resident, held_bytes
-from backends.runtime.supervisor import SPARE, Supervisor
+from backends.runtime.spare import SPARE
+from backends.runtime.supervisor import Supervisor
 
 GONE = ("crashed", "failed", "stopped", "unloaded")
 IDLE_LOOK = 15.0  # seconds between two looks for models that nobody uses

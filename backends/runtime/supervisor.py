@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 import time
 import unicodedata
@@ -17,35 +16,23 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from backends import BACKENDS
 from backends.base import Refused
 from backends.events import Done, Event, Failed, Notice, Progress
 from backends.runtime.child import Call, Child
 from backends.runtime.frames import RECYCLED
 from backends.runtime.moves import Moves
-from backends.runtime.resident import (
-    RESTART_SPAN,
-    RESTARTS,
-    Resident,
-    process_status,
-    shrink,
-)
+from backends.runtime.resident import RESTART_SPAN, RESTARTS, Resident, shrink
+from backends.runtime.spare import Spare
 
 SILENT = 30.0  # seconds without a sign of life: "not responding"
 SILENT_LOAD = 180.0  # a library may hold everything up while it opens a large file
-SPARE_SILENT = 5.0  # seconds; an idle process says once a second that it lives
-SPARE_RAM_BYTES = 4 * 2**30  # a spare is kept only while this much RAM is free
-SPARE = "spare"  # its id, among those of the residents
 ATTEMPTS = 3  # to find a model there that others need the place of
 AWAY = Failed(
     "Other models took this one's place each time that it came back.", "Send it again.",
     refused=True,
 )  # fmt: skip
 UNLOADED = Failed("The model was unloaded meanwhile.", "Send it again.", refused=True)
-SPARE_AGAIN = 60.0  # seconds after one that died or could not be started
-SPARE_DELAY = 10.0  # seconds after a load before the next spare is started
 
 
 MakeRoom = Callable[[Resident], AsyncGenerator[Event, None]]
@@ -81,16 +68,15 @@ class Supervisor:
         then. `grant` says how many bytes of the GPU its process may take, 0 for no limit.
         `on_change` hears of every new state, `on_spare` of a new spare, then once a second, and
         with None when it is taken or gone."""
-        self.folder, self.want_spare, self.silent = folder, spare, silent
-        self.make_room, self.on_change, self.on_spare = make_room, on_change, on_spare
+        self.folder, self.silent = folder, silent
+        self.make_room, self.on_change = make_room, on_change
         self.grant = grant
         self.moves = Moves(make_room, grant, self._state)
         self.residents: dict[str, Resident] = {}
-        self.spare: Child | None = None
+        self.warm = Spare(folder, spare, on_spare)
         self._counter = 0
         self._settling: set[asyncio.Task[None]] = set()
         self._watch: asyncio.Task[None] | None = None
-        self._spare_at = time.monotonic()
 
     async def start(self) -> None:
         """Begin to watch. The first spare comes a moment later, so that the page starts first."""
@@ -101,26 +87,23 @@ class Supervisor:
         if self._watch:
             self._watch.cancel()
         children = [r.child for r in self.residents.values() if r.child]
-        children += [self.spare] if self.spare else []
+        children += [self.warm.child] if self.warm.child else []
         await asyncio.gather(*(c.stop() for c in children if c.alive))
 
     @property
+    def spare(self) -> Child | None:
+        return self.warm.child
+
+    @property
     def spare_state(self) -> str:
-        """Of the warm spare: none, warming (it imports), ready. A load takes it in any state."""
-        if not (self.spare and self.spare.alive):
-            return "none"
-        return "ready" if self.spare.preloaded.is_set() else "warming"
+        return self.warm.state
+
+    async def drop_spare(self) -> None:
+        await self.warm.drop()
 
     def status(self) -> list[dict[str, Any]]:
         """Every worker as plain JSON, the spare last."""
-        workers = [resident.status() for resident in self.residents.values()]
-        if self.spare and self.spare.alive:
-            state = "warm" if self.spare.preloaded.is_set() else "warming"
-            none = {"backend": "", "model": "", "load_seconds": 0.0, "problem": None}
-            of_process = process_status(self.spare)
-            workers += [{"kind": "spare", "id": SPARE, "label": "warm spare", "state": state}
-                        | none | of_process]  # fmt: skip
-        return workers
+        return [r.status() for r in self.residents.values()] + self.warm.status()
 
     # Loading
 
@@ -194,7 +177,7 @@ class Supervisor:
                 yield event
 
     async def _attempt(self, resident: Resident) -> AsyncGenerator[Event, None]:
-        resident.child = spare = self._claim_spare(resident)
+        resident.child = spare = self.warm.claim(resident)
         try:
             async for event in self.make_room(resident):
                 yield event
@@ -204,7 +187,7 @@ class Supervisor:
             else:
                 child = await Child.start(self.folder, resident.id)
         except Refused as refused:
-            self._return_spare(resident)
+            self.warm.take_back(resident, wanted=resident.id in self.residents)
             yield refused.as_event()
             return
         except OSError as error:
@@ -235,7 +218,7 @@ class Supervisor:
             resident.child.kill()
 
     def _loaded(self, resident: Resident, event: Event) -> None:
-        self._spare_at = time.monotonic() + SPARE_DELAY
+        self.warm.wait()
         if isinstance(event, Done):
             resident.seconds = float(event.usage.get("seconds", 0.0))
             if resident.child:  # its next beat is up to a second away
@@ -245,55 +228,6 @@ class Supervisor:
         elif isinstance(event, Failed):
             resident.failed = event
             self.drop(resident, "failed")
-
-    # The spare
-
-    def _claim_spare(self, resident: Resident) -> Child | None:
-        """The spare, where there is one and this backend gains by it."""
-        child = self.spare
-        if not (resident.card.preload and child and child.alive):
-            return None
-        self._set_spare(None)
-        self._spare_at = time.monotonic() + SPARE_DELAY
-        if child.preloaded.is_set() and time.monotonic() - child.heard > SPARE_SILENT:
-            child.kill()
-            return None
-        return child
-
-    def _return_spare(self, resident: Resident) -> None:
-        """A load that was refused did nothing with it."""
-        child, resident.child = resident.child, None
-        if child and child.alive:
-            if self.spare is None and resident.id in self.residents:
-                self._set_spare(child)
-            else:
-                child.kill()
-
-    def _set_spare(self, child: Child | None) -> None:
-        self.spare = child
-        self.on_spare(child)
-
-    async def drop_spare(self) -> None:
-        """End it for the sake of its memory. The next one comes a minute later."""
-        spare = self.spare
-        self._set_spare(None)
-        self._spare_at = time.monotonic() + SPARE_AGAIN
-        if spare:
-            await spare.stop(grace=0.5)
-
-    async def _keep_spare(self) -> None:
-        if not self.want_spare:
-            return
-        free = psutil.virtual_memory().available
-        loading = any(r.state == "loading" for r in self.residents.values())
-        if self.spare and (not self.spare.alive or free < SPARE_RAM_BYTES / 2):
-            await self.drop_spare()
-        elif self.spare:
-            self.on_spare(self.spare)
-        elif free > SPARE_RAM_BYTES and time.monotonic() > self._spare_at and not loading:
-            modules = dict.fromkeys(m for b in BACKENDS.values() for m in b.card.preload)
-            if modules:
-                self._set_spare(await Child.start(self.folder, SPARE, list(modules)))
 
     # Running
 
@@ -430,11 +364,7 @@ class Supervisor:
         await asyncio.sleep(1.0)
         while True:
             self._look_for_silence()
-            try:
-                await self._keep_spare()
-            except OSError as error:  # no process can be started now: later, perhaps
-                logging.getLogger(__name__).warning("no spare: %s", error)
-                self._spare_at = time.monotonic() + SPARE_AGAIN
+            await self.warm.keep(any(r.state == "loading" for r in self.residents.values()))
             await asyncio.sleep(1.0)
 
     def _look_for_silence(self) -> None:

@@ -18,9 +18,9 @@ from backends.card.gpu import Machine, Reading
 from backends.card.ledger import GB
 from backends.echo import Echo
 from backends.events import Done, Event, Failed, Text
-from backends.runtime import supervisor as runtime
+from backends.runtime import spare as runtime
 from backends.runtime.residency import WhenIdle
-from backends.runtime.supervisor import SPARE
+from backends.runtime.spare import SPARE
 from tests.benches import with_bench
 from webui.bench import Bench, Waiting, complete
 from webui.model_picker import first_choice, model_status

@@ -14,7 +14,7 @@ from backends.base import Refused
 from backends.echo import Echo
 from backends.events import Done, Event, Failed, Notice
 from backends.runtime import resident as one
-from backends.runtime import supervisor as runtime
+from backends.runtime import spare as runtime
 from backends.runtime.child import Child
 from backends.runtime.resident import Resident
 from backends.runtime.supervisor import Supervisor
