@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from backends.card.reading import Gpu, Reading
 from backends.card.source import read_source
 from backends.chat.params import ChatParams
 from backends.chat.transformers_chat import TransformersOptions, plan_of
-from backends.events import Done, Event, Notice, Progress
+from backends.events import Done, Event, Notice, Progress, Text
 from backends.models import library
 from backends.params import Params, setting
 from backends.runtime.residency import Need, Residency
@@ -261,6 +261,7 @@ class Run:
     card: Capped
     checks: Checks
     tiny: bool
+    said: dict[str, str] = field(default_factory=dict)  # the first answer of each
 
     async def load(self, backend: str, model: str, label: str, **options: Any) -> Resident:
         supervisor = self.residency.supervisor
@@ -275,7 +276,8 @@ class Run:
         return resident
 
     async def ask(self, resident: Resident) -> tuple[float, bool]:
-        """Seconds from the question until its model is at work, and whether all went well."""
+        """Seconds from the question until its model is at work, and whether all went well: the
+        answer too is the one that it gave the first time."""
         params: dict[str, Any] = {"steps": 5}
         if issubclass(resident.card.params, ChatParams):
             params = {"messages": [{"role": "user", "content": "Hello"}], "max_new_tokens": 16,
@@ -291,7 +293,11 @@ class Run:
             print(f"       {notice}")
         if not isinstance(events[-1], Done):
             print(f"       {events[-1]}\n{getattr(events[-1], 'detail', '')}")
-        return at_work - began, isinstance(events[-1], Done)
+        said = "".join(e.delta for e in events if isinstance(e, Text))
+        same = said == self.said.setdefault(resident.id, said)
+        if not same:
+            print(f"       {resident.label} says {said!r}, and at first {self.said[resident.id]!r}")
+        return at_work - began, same and isinstance(events[-1], Done)
 
     def inside(self) -> str:
         used = self.card.used() - self.card.before
