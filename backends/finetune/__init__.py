@@ -1,0 +1,1 @@
+"""Fine-tuning: the data (`data/`), and what trains on it."""
