@@ -90,8 +90,7 @@ class Models:
         drawn = [part["head"], part["listed"]]
         told = [part["said"], part["asked"], part["go"], *drawn]
         latest: dict[str, Any] = {"trigger_mode": "always_last", **NOW}
-        gr.context.Context.root_block.load(self.draw, filters, drawn, **NOW)
-        if tab := tab_of(gr.context.Context.block):
+        if tab := tab_of(gr.context.Context.block):  # nothing before somebody looks
             tab.select(self.draw, filters, drawn, **NOW)
             tab.select(token_line, None, part["token"], **NOW)  # the settings may have changed it
         for component in (part["words"], part["task"], part["where"]):

@@ -42,7 +42,7 @@ def build_token(prefix: str) -> TokenField:
             label="Hub token", type="password", placeholder="hf_…", max_lines=1,
             elem_id=f"{prefix}-token", html_attributes=gr.InputHTMLAttributes(autocomplete="off"),
         )  # fmt: skip
-        status = gr.HTML(token_line, elem_id=f"{prefix}-token-status")
+        status = gr.HTML(token_line(), elem_id=f"{prefix}-token-status")
         with gr.Row(elem_classes="buttons"):
             keep = gr.Button("Keep", size="sm", elem_id=f"{prefix}-token-keep")
             check = gr.Button("Check", size="sm", elem_id=f"{prefix}-token-check")
