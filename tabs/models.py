@@ -19,7 +19,7 @@ from backends.models import adding, hub, hub_token, library, plain_copy, usage
 from backends.models.check import PICKLED
 from backends.models.hub import Found
 from backends.models.hub_http import HubError
-from backends.models.repo import Repo
+from backends.models.repo import SMALL, Repo
 from backends.runtime import conversion
 from webui.bench import Bench
 from webui.model_picker import line, problem, progress_bar, tab_of
@@ -52,7 +52,7 @@ def build(bench: Bench) -> None:
                 drop = gr.File(
                     label="Add your own: .gguf or .safetensors, up to 2 GB", height=100,
                     file_count="multiple", elem_id="models-drop",
-                    file_types=[*adding.WEIGHTS, *adding.SMALL, *PICKLED],
+                    file_types=[*adding.WEIGHTS, *SMALL, *PICKLED],
                 )  # fmt: skip
                 added = gr.HTML(
                     line("Larger ones: allow their folder in the settings, under the cog.", "note"),
