@@ -38,9 +38,7 @@ NAMES = {
 }
 WIDE = ("utf-16", "utf-32")  # a line end is more than one byte there
 ESCAPED = re.compile("[\udc80-\udcff]")  # what surrogateescape leaves of a wrong byte
-WESTERN = (
-    "äöüÄÖÜßéèêëàâáåãçíìîïóòôõúùûñøæœÅØÆÉÀÇÑÁ€„“”‚‘’–—…«»°§¿¡®©"
-).encode("cp1252")
+WESTERN = ("äöüÄÖÜßéèêëàâáåãçíìîïóòôõúùûñøæœÅØÆÉÀÇÑÁ€„“”‚‘’–—…«»°§¿¡®©").encode("cp1252")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
