@@ -75,6 +75,7 @@ class Plan:
     loads: int = 3
     streams: int = 3
     conversations: int = 10_000  # in the database of the store group
+    rows: int = 200_000  # in the file of the dataset group
     say: Callable[[str], None] = lambda text: None
 
     def home(self, name: str) -> Path:

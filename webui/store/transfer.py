@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Refused
+from backends.finetune.roles import SPEAKERS
 from webui.attachments import attachments_of
 from webui.store.schema import Conversation, Message
 from webui.store.store import Store, clean
@@ -26,12 +27,7 @@ MAX_TEXT = 10_000_000  # characters of one message
 MAX_MESSAGES = 20_000  # of one conversation
 TOLD = 20  # problems that are told one by one
 ROLES = ("system", "user", "assistant")
-SHAREGPT = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
-    "system": "system",
-}  # fmt: skip
-SPEAKERS = {"user": "You", "assistant": "Assistant", "system": "System prompt"}
+TITLES = {"user": "You", "assistant": "Assistant", "system": "System prompt"}
 VOTES = {1: " (voted up)", -1: " (voted down)", 0: ""}
 
 
@@ -44,7 +40,7 @@ def as_markdown(conversation: Conversation, messages: Sequence[Message]) -> str:
     parts = [f"# {conversation.title or 'Conversation'}", f"*{when}*"]
     for message in messages:
         model = f", {message.model}" if message.role == "assistant" and message.model else ""
-        parts.append(f"## {SPEAKERS.get(message.role, message.role)}{model}{VOTES[message.vote]}")
+        parts.append(f"## {TITLES.get(message.role, message.role)}{model}{VOTES[message.vote]}")
         parts += [
             f"*Attached: {a.name} ({a.characters:,} characters)*"
             for a in attachments_of(message.extra)
@@ -322,7 +318,7 @@ def _sharegpt(value: dict[str, Any]) -> tuple[Conversation, list[Message], str]:
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict):
             raise ValueError(f"Its turn {number:,} is {_kind(turn)}.")
-        role = SHAREGPT.get(str(turn.get("from")).lower())
+        role = SPEAKERS.get(str(turn.get("from")).lower())
         if role is None:
             raise ValueError(
                 f'The "from" of turn {number:,} is {_short(turn.get("from"))}, '

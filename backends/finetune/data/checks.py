@@ -12,9 +12,10 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from backends.finetune.data.fingerprints import MOST_NEAR, Fingerprints
+from backends.finetune.data.fingerprints import MOST_NEAR, Fingerprints, Pairs
 from backends.finetune.data.forms import Example, Mapping, Wrong, example
 from backends.finetune.data.rows import KINDS, Fault, Kind, Row
 from backends.params import Params, setting
@@ -79,9 +80,9 @@ class Report:
     placeholders: Counter[str] = field(default_factory=Counter)  # name -> rows that have it
     characters: array[int] = field(default_factory=lambda: array("I"))
     sample: list[Example] = field(default_factory=list)
-    duplicates: dict[int, int] = field(default_factory=dict)  # row -> the first one like it
-    near_duplicates: dict[int, int] = field(default_factory=dict)
-    leaks: dict[int, int] = field(default_factory=dict)  # row -> row of the validation set
+    duplicates: Pairs = field(default_factory=Pairs.none)  # row -> the first one like it
+    near_duplicates: Pairs = field(default_factory=Pairs.none)
+    leaks: Pairs = field(default_factory=Pairs.none)  # row -> row of the validation set
     notes: list[str] = field(default_factory=list)
     prints: Fingerprints = field(default_factory=Fingerprints)
 
@@ -180,13 +181,13 @@ class Examination:
         report.complete = True
         return report
 
-    def _tell(self, kind: str, pairs: dict[int, int]) -> None:
+    def _tell(self, kind: str, pairs: Pairs) -> None:
         if not pairs:
             return
         finding = self._finding(kind)
         finding.count = len(pairs)
         finding.rows = [
-            (row, f"row {row:,}", f"As row {pairs[row]:,}.") for row in sorted(pairs)[:SHOWN]
+            (row, f"row {row:,}", f"As row {pairs[row]:,}.") for row in islice(pairs, SHOWN)
         ]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,37 @@ _ODD = (_RANDOM.integers(1, 2**62, HASHES, dtype=np.uint64) * np.uint64(2) + np.
 _FIRST = np.uint64(0x9E3779B97F4A7C15)
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Pairs(Mapping[int, int]):
+    """Row -> the row that it is like, in 16 bytes each; in the order of the rows."""
+
+    def __init__(self, rows: Numbers, firsts: Numbers) -> None:
+        self.rows, self.firsts = rows, firsts
+
+    @classmethod
+    def of(cls, rows: Numbers, firsts: Numbers) -> Pairs:
+        """In any order; where a row is there several times, with the first of its likes."""
+        order = np.lexsort((firsts, rows))
+        rows, firsts = rows[order], firsts[order]
+        new = np.r_[True, rows[1:] != rows[:-1]] if len(rows) else np.zeros(0, dtype=bool)
+        return cls(rows[new], firsts[new])
+
+    @classmethod
+    def none(cls) -> Pairs:
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+    def __getitem__(self, row: int) -> int:
+        at = int(np.searchsorted(self.rows, row))
+        if at == len(self.rows) or self.rows[at] != row:
+            raise KeyError(row)
+        return int(self.firsts[at])
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 class Fingerprints:
@@ -58,52 +90,39 @@ class Fingerprints:
         """Whether all rows were looked at for near-duplicates."""
         return len(self.near_numbers) < MOST_NEAR
 
-    def duplicates(self) -> dict[int, int]:
+    def duplicates(self) -> Pairs:
         """Row -> the first row with the same content."""
-        return _first_alike(_numbers(self.numbers), _hashes(self.hashes))
+        keys, order = _grouped(_hashes(self.hashes))
+        leader = order[_starts(keys)]
+        again = order != leader
+        rows = _numbers(self.numbers)
+        return Pairs.of(rows[order[again]], rows[leader[again]])
 
-    def near_duplicates(self) -> dict[int, int]:
+    def near_duplicates(self) -> Pairs:
         """Row -> an earlier row that is nearly the same; rows that are exactly so are left out."""
-        rows = _numbers(self.near_numbers)
-        marks = self._marks()
-        exact = self.duplicates()
-        found: dict[int, int] = {}
+        marks, numbers = self._marks(), _numbers(self.near_numbers)
+        rows, firsts = [], []
         for band in range(BANDS):
             keys, order = _grouped(_band(marks, band))
             leader = order[_starts(keys)]
             near = ((marks[order] == marks[leader]).sum(axis=1) >= ALIKE) & (order != leader)
-            for at, first in zip(order[near], leader[near], strict=True):
-                row, earlier = int(rows[at]), int(rows[first])
-                if row not in exact:
-                    found[row] = min(earlier, found.get(row, earlier))
-        return found
+            rows.append(numbers[order[near]])
+            firsts.append(numbers[leader[near]])
+        found = Pairs.of(np.concatenate(rows), np.concatenate(firsts))
+        other = ~np.isin(found.rows, self.duplicates().rows)
+        return Pairs(found.rows[other], found.firsts[other])
 
-    def shared(self, other: Fingerprints) -> dict[int, int]:
+    def shared(self, other: Fingerprints) -> Pairs:
         """Row of this one -> a row of the other that is the same, or nearly."""
-        theirs, places = np.unique(_hashes(other.hashes), return_index=True)
-        ours = _hashes(self.hashes)
-        found: dict[int, int] = {}
-        if len(theirs) and len(ours):
-            at = np.minimum(np.searchsorted(theirs, ours), len(theirs) - 1)
-            rows, others = _numbers(self.numbers), _numbers(other.numbers)
-            for i in np.flatnonzero(theirs[at] == ours):
-                found[int(rows[i])] = int(others[places[at[i]]])
-        self._shared_nearly(other, found)
-        return found
-
-    def _shared_nearly(self, other: Fingerprints, found: dict[int, int]) -> None:
+        at, of = _met(_hashes(self.hashes), _hashes(other.hashes))
+        rows, firsts = [_numbers(self.numbers)[at]], [_numbers(other.numbers)[of]]
         ours, theirs = self._marks(), other._marks()
-        if not len(ours) or not len(theirs):
-            return
-        rows, others = _numbers(self.near_numbers), _numbers(other.near_numbers)
         for band in range(BANDS):
-            keys, places = np.unique(_band(theirs, band), return_index=True)
-            mine = _band(ours, band)
-            at = np.minimum(np.searchsorted(keys, mine), len(keys) - 1)
-            for i in np.flatnonzero(keys[at] == mine):
-                their = places[at[i]]
-                if (ours[i] == theirs[their]).sum() >= ALIKE:
-                    found.setdefault(int(rows[i]), int(others[their]))
+            at, of = _met(_band(ours, band), _band(theirs, band))
+            near = (ours[at] == theirs[of]).sum(axis=1) >= ALIKE
+            rows.append(_numbers(self.near_numbers)[at[near]])
+            firsts.append(_numbers(other.near_numbers)[of[near]])
+        return Pairs.of(np.concatenate(rows), np.concatenate(firsts))
 
     def _marks(self) -> np.ndarray[Any, np.dtype[np.uint32]]:
         return np.frombuffer(self.signatures, dtype=np.uint32).reshape(-1, HASHES)
@@ -155,17 +174,22 @@ def _grouped(
     return keys[order], order
 
 
-def _first_alike(rows: Numbers, hashes: np.ndarray[Any, np.dtype[np.uint64]]) -> dict[int, int]:
-    keys, order = _grouped(hashes)
-    leader = order[_starts(keys)]
-    again = order != leader
-    pairs = zip(rows[order[again]].tolist(), rows[leader[again]].tolist(), strict=True)
-    return dict(pairs)
-
-
 def _starts(keys: np.ndarray[Any, np.dtype[np.uint64]]) -> Numbers:
     """For each of some sorted keys, where the first that equals it stands."""
     if not len(keys):
         return np.zeros(0, dtype=np.int64)
     starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
     return np.repeat(starts, np.diff(np.r_[starts, len(keys)]))
+
+
+def _met(
+    ours: np.ndarray[Any, np.dtype[np.uint64]], theirs: np.ndarray[Any, np.dtype[np.uint64]]
+) -> tuple[Numbers, Numbers]:
+    """Places of keys of ours that theirs have too, and the first place that has it there."""
+    none = np.zeros(0, dtype=np.int64)
+    if not len(ours) or not len(theirs):
+        return none, none
+    keys, places = np.unique(theirs, return_index=True)
+    at = np.minimum(np.searchsorted(keys, ours), len(keys) - 1)
+    met = np.flatnonzero(keys[at] == ours)
+    return met, places[at[met]]

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
+
 from backends.base import Refused
 from backends.finetune.data.checks import PLACEHOLDER, CheckOptions, judge
 from backends.finetune.data.fingerprints import Fingerprints
@@ -127,16 +129,18 @@ def repaired(rows: Rows, steps: Sequence[Step], checks: CheckOptions) -> Iterato
     Before a step that leaves rows out, those with errors go. A step that compares rows with each
     other reads the source once more, as far as it goes.
     """
+    again: dict[int, bytearray] = {}
     for at, step in enumerate(steps):
         if isinstance(step, DropDuplicates):
-            again = _again(sound(repaired(rows, steps[:at], checks), checks), step.near)
-            drop = DropRows(tuple(again), "near_duplicate" if step.near else "duplicate")
-            steps = [*steps[:at], drop, *steps[at + 1 :]]
+            again[at] = _again(sound(repaired(rows, steps[:at], checks), checks), step.near)
     changes: list[Change] = []
-    for step in steps:
+    for at, step in enumerate(steps):
         if not isinstance(step, (Fill, Trim)):
             changes.append(lambda row, made: _sound(made, checks))
-        changes.append(_change(step, checks))
+        if isinstance(step, DropDuplicates):
+            changes.append(_dropped(again[at], "near_duplicate" if step.near else "duplicate"))
+        else:
+            changes.append(_change(step, checks))
     for row, made in rows():
         for change in changes:
             if isinstance(made, Fault):
@@ -145,15 +149,18 @@ def repaired(rows: Rows, steps: Sequence[Step], checks: CheckOptions) -> Iterato
         yield row, made
 
 
-def _again(rows: Iterator[Made], near: bool) -> list[int]:
-    prints = Fingerprints(near)
+def _again(rows: Iterator[Made], near: bool) -> bytearray:
+    """A 1 for each row, by its number, that repeats an earlier one: 1 byte a row."""
+    prints, last = Fingerprints(near), 0
     for row, made in rows:
+        last = row.number
         if not isinstance(made, Fault):
             prints.add(row.number, made)
-    found = prints.duplicates()
+    marks = np.zeros(last + 1, dtype=np.uint8)
+    marks[prints.duplicates().rows] = 1
     if near:
-        found |= prints.near_duplicates()
-    return sorted(found)
+        marks[prints.near_duplicates().rows] = 1
+    return bytearray(marks.tobytes())
 
 
 def sound(rows: Iterator[Made], checks: CheckOptions) -> Iterator[Made]:
@@ -176,7 +183,12 @@ def _sound(made: Example, checks: CheckOptions) -> Example | Fault:
 Change = Callable[[Row, Example], "Example | Fault"]
 
 
-def _change(step: Step, checks: CheckOptions) -> Change:
+def _dropped(marks: bytearray, why: str) -> Change:
+    gone = Fault("dropped", why)
+    return lambda row, made: gone if row.number < len(marks) and marks[row.number] else made
+
+
+def _change(step: Drop | Fill | Trim | DropRows | Take, checks: CheckOptions) -> Change:
     if isinstance(step, Fill):
         values = dict(step.values)
 
@@ -282,7 +294,7 @@ def write(
         }
         text = json.dumps(manifest, ensure_ascii=True, indent=1) + "\n"
         manifest_path.write_text(text, encoding="utf-8")
-        os.link(partial, path) if hasattr(os, "link") else os.rename(partial, path)
+        _put(partial, path)
     except OSError as error:
         manifest_path.unlink(missing_ok=True)
         raise Refused(
@@ -292,6 +304,16 @@ def write(
     finally:
         partial.unlink(missing_ok=True)
     return Written(path, total, written, left_out, size, digest, manifest)
+
+
+def _put(partial: Path, path: Path) -> None:
+    """Give the file its name, over nothing. Not every file system has links."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        os.rename(partial, path)
 
 
 def _write_lines(

@@ -6,27 +6,17 @@ Which columns mean what is said by a `Mapping`. What a row has wrong is raised a
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from backends.finetune.data.rows import Fault
+from backends.finetune.roles import CALL, SPEAKERS, TOOL_SPEAKERS
 from backends.params import Params, setting
 
 Form = Literal["chat", "instruction", "text", "preference", "label"]
-ROLES = ("system", "user", "assistant", "tool")
-# Who speaks, by the many names in use. The store's import of ShareGPT takes the first three.
-SPEAKERS = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
-    "system": "system",
-}  # fmt: skip
-CALL = "call"
-TOOL_SPEAKERS = {
-    "function_call": CALL, "tool_call": CALL, "observation": "tool", "tool": "tool",
-    "function": "tool", "function_response": "tool", "tool_response": "tool", "ipython": "tool",
-    "developer": "system", "prompter": "user", "bot": "assistant", "ai": "assistant",
-}  # fmt: skip
 _ALL_SPEAKERS = {**SPEAKERS, **TOOL_SPEAKERS}
+TURN = re.compile(r"(?:\n\n|^\s*)(Human|Assistant):")  # a whole talk in one text, as in HH-RLHF
 MANY = 20_000  # messages of one conversation
 
 
@@ -221,7 +211,13 @@ def _answer(value: Any, where: str) -> list[Message]:
         return [message(m, where) for m in value]
     if isinstance(value, dict) and _is_message(value):
         return [message(value, where)]
-    return [{"role": "assistant", "content": _text(value, where)}]
+    text = _text(value, where)
+    if spoken := TURN.split(text)[1:]:
+        if TURN.match(text) is not None:
+            roles = ("user" if name == "Human" else "assistant" for name in spoken[::2])
+            texts = (turn.strip() for turn in spoken[1::2])
+            return [{"role": r, "content": t} for r, t in zip(roles, texts, strict=True)]
+    return [{"role": "assistant", "content": text}]
 
 
 def _conversation(row: dict[str, Any], column: str) -> list[Message]:

@@ -279,5 +279,7 @@ def _next_entry(broken: str, margin: str) -> int:
     """Where in a broken entry another one seems to begin; 0 where none does."""
     if margin:
         return max(0, broken.find(margin + "{", 1))
-    match = re.compile(r"\}\s*,?\s*(?=\{)").search(broken, 1)
+    first = re.match(r'\{\s*"\w+"\s*:', broken)  # lists inside a row have other names in them
+    like = re.escape(first[0]) if first else r"\{"
+    match = re.compile(rf"[}}\]\"\d,]\s*,?\s*(?={like})").search(broken, 1)
     return match.end() if match else 0

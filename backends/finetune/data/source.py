@@ -24,7 +24,7 @@ RATIO = 100  # bytes out for one byte in, beyond which a ZIP is taken for a bomb
 SLACK = 2**20  # bytes that a small and repetitive entry may have all the same
 SEEKABLE = 2**31  # bytes of one Parquet file in a ZIP, which has to be copied to be read
 PIECE = 16 * 1024  # bytes unpacked at once: so many are lost where an entry is damaged
-MAX_PARTS = 10_000
+MAX_PARTS = 2_000
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".markdown")
 IGNORED = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")  # of the system, in archives
 # What stands beside the data on a hub, and what write() puts there.

@@ -111,6 +111,22 @@ def test_each_row_is_kept_or_reported(
     assert path.read_bytes() == data
 
 
+def test_a_broken_entry_does_not_take_its_neighbours_with_it(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    rows = [{"conversations": turns, "id": n} for n in range(20)]
+    for indent in (None, 2):
+        text = json.dumps(rows, indent=indent)
+        for broken in (
+            text.replace('"value": "b"', '"value": "b', 1),
+            text.replace('"value": "a"', '"value": a"', 1),
+            text.replace("}", "", 1),
+            text.replace("]", "", 1),
+        ):
+            (tmp_path / "a.json").write_text(broken)
+            report = open_dataset(tmp_path / "a.json").examine()
+            assert (report.kept, report.left_out) == (19, 1), broken[:200]
+
+
 @pytest.mark.parametrize(
     ("name", "encoding", "told"),
     [
