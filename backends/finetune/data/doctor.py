@@ -67,7 +67,7 @@ class Dataset:
     def changed(self) -> bool:
         """Whether the source is no longer what it was when it was opened."""
         try:
-            return source.find(self.source.path).stamp != self.source.stamp
+            return self.source.again().stamp != self.source.stamp
         except Refused:
             return True
 
@@ -99,8 +99,13 @@ class Dataset:
 
     def examples(self) -> Iterator[Example]:
         """What is left to train on."""
-        made = fixes.sound(self.made(), self.checking)
-        return (example for _, example in made if not isinstance(example, Fault))
+        return (example for _, example in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, Example]]:
+        """The same, each with the number of its row."""
+        for row, made in fixes.sound(self.made(), self.checking):
+            if not isinstance(made, Fault):
+                yield row.number, made
 
     def preview(self, count: int = 20, start: int = 0) -> list[Made]:
         """`count` rows behind the first `start`, with what the mapping makes of them.
@@ -134,7 +139,7 @@ class Dataset:
         self, count: Count, cancelled: Cancelled = never, total: int = 0
     ) -> Iterator[Lengths]:
         """Grows until it is exact. `total`: rows kept, as the report has them."""
-        return lengths.exact(self.examples(), count, cancelled, total)
+        return lengths.exact(self.numbered(), count, cancelled, total)
 
     # Changing
 
@@ -150,7 +155,7 @@ class Dataset:
 
     def read_as(self, options: ReadOptions) -> Dataset:
         """The same file, read in another way; what was mapped and repaired stays where it can."""
-        again = open_dataset(self.source.path, options=options)
+        again = open_dataset(self.source.path, self.source.allowed, options)
         known = set(again.recognised.columns)
         kept = set(self.mapping.columns().values()) <= known
         return dataclasses.replace(

@@ -17,6 +17,7 @@ from backends.finetune.data.forms import Example
 # tokenizer; asked for `BATCH` at a time.
 Count = Callable[[Sequence[Example]], Sequence[int]]
 BATCH = 64
+TOLD = 2000  # rows after which an unfinished count is shown again
 BINS = 24  # bars of the histogram
 
 
@@ -30,6 +31,7 @@ class Lengths:
     rows: int
     exact: bool
     tokens: np.ndarray[Any, np.dtype[np.float64]]  # of single rows, sorted
+    numbers: np.ndarray[Any, np.dtype[np.int64]]  # of those rows
 
     @property
     def total(self) -> int:
@@ -38,6 +40,12 @@ class Lengths:
     @property
     def longest(self) -> int:
         return int(self.tokens[-1] + 0.5) if len(self.tokens) else 0
+
+    def over(self, length: int, most: int = 100) -> list[tuple[int, int]]:
+        """Rows that have more tokens, the longest first: their numbers, and how many."""
+        first = max(int(np.searchsorted(self.tokens, length, "right")), len(self.tokens) - most)
+        pairs = zip(self.numbers[first:][::-1], self.tokens[first:][::-1], strict=True)
+        return [(int(number), int(tokens + 0.5)) for number, tokens in pairs]
 
     def percentile(self, share: float) -> int:
         """Tokens that `share` (0 to 1) of the rows do not exceed."""
@@ -70,7 +78,7 @@ def estimate(report: Report, count: Count) -> Lengths:
     numbers = [n for at in range(0, len(sample), BATCH) for n in count(sample[at : at + BATCH])]
     tokens = sum(numbers)
     if not sample:
-        return Lengths(report.kept, False, np.array(report.characters, dtype=np.float64) / 4)
+        return _sorted(report.prints.numbers, np.array(report.characters) / 4, report.kept, False)
     # What a template adds is the same for each row, however long it is: a line through the sample.
     lengths = np.array([sum(map(len, made.said())) for made in sample], dtype=np.float64)
     ratio, fixed = tokens / max(characters, 1), 0.0
@@ -78,30 +86,34 @@ def estimate(report: Report, count: Count) -> Lengths:
         slope, base = np.polyfit(lengths, np.array(numbers, dtype=np.float64), 1)
         if slope > 0 and base >= 0:
             ratio, fixed = float(slope), float(base)
-    every = np.sort(np.array(report.characters, dtype=np.float64) * ratio + fixed)
-    return Lengths(report.kept, False, every)
+    every = np.array(report.characters) * ratio + fixed
+    return _sorted(report.prints.numbers, every, report.kept, False)
 
 
 def exact(
-    rows: Iterable[Example],
+    rows: Iterable[tuple[int, Example]],
     count: Count,
     cancelled: Callable[[], bool] = lambda: False,
     total: int = 0,
 ) -> Iterator[Lengths]:
-    """Counts all rows; yields what is known after each thousand, and at last the exact one.
+    """Counts all rows; yields what is known after each `TOLD`, and at last the exact one.
 
     `total` (rows, where it is known) scales what comes before. Ends early where it is cancelled.
     """
-    numbers = array("I")
+    numbers, tokens = array("q"), array("I")
     source = iter(rows)
     while batch := list(islice(source, BATCH)):
         if cancelled():
             return
-        numbers.extend(count(batch))
-        if len(numbers) // 1000 > (len(numbers) - len(batch)) // 1000:
-            yield _lengths(numbers, max(total, len(numbers)), False)
-    yield _lengths(numbers, len(numbers), True)
+        numbers.extend(number for number, _ in batch)
+        tokens.extend(count([example for _, example in batch]))
+        if len(tokens) // TOLD > (len(tokens) - len(batch)) // TOLD:
+            yield _sorted(numbers, np.array(tokens), max(total, len(tokens)), False)
+    yield _sorted(numbers, np.array(tokens), len(tokens), True)
 
 
-def _lengths(numbers: array[int], rows: int, whole: bool) -> Lengths:
-    return Lengths(rows, whole, np.sort(np.array(numbers, dtype=np.float64)))
+def _sorted(
+    numbers: array[int], tokens: np.ndarray[Any, np.dtype[Any]], rows: int, whole: bool
+) -> Lengths:
+    order = np.argsort(tokens, kind="stable")
+    return Lengths(rows, whole, tokens[order].astype(np.float64), np.array(numbers)[order])

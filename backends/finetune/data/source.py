@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -72,7 +72,12 @@ class Source:
     parts: tuple[Part, ...]
     left_out: tuple[str, ...] = ()
     several: bool = False  # parts are told by their names
-    stamp: tuple[tuple[int, int], ...] = field(default=(), compare=True)  # size and mtime of files
+    stamp: tuple[tuple[int, int], ...] = ()  # size and mtime of each file
+    allowed: tuple[Path, ...] = ()  # folders that it must lie in
+
+    def again(self) -> Source:
+        """As it is now. Raises Refused."""
+        return find(self.path, self.allowed)
 
     @property
     def size(self) -> int:
@@ -92,7 +97,7 @@ def find(path: Path, allowed: Sequence[Path] = ()) -> Source:
         raise Refused(f"{name} is not there.", "Choose another file.") from error
     _check_place(name, real, allowed)
     if stat.S_ISDIR(info.st_mode):
-        return _folder(real, allowed or (real,))
+        return replace(_folder(real, allowed or (real,)), allowed=tuple(allowed))
     if not stat.S_ISREG(info.st_mode):
         raise Refused(f"{name} is no file.", "Choose a file or a folder.")
     if not info.st_size:
@@ -104,10 +109,12 @@ def find(path: Path, allowed: Sequence[Path] = ()) -> Source:
         raise Refused(f"{name} cannot be read.", "Check its permissions.") from error
     stamp = ((info.st_size, info.st_mtime_ns),)
     if head == b"PK\x03\x04":
-        return _archive(real, stamp)
+        return replace(_archive(real, stamp), allowed=tuple(allowed))
     if head == b"PK\x05\x06":
         raise Refused(f"{name} is an empty ZIP.", "Choose one with a dataset in it.")
-    return Source(real, (_file_part(path.name, real, info.st_size),), stamp=stamp)
+    return Source(
+        real, (_file_part(path.name, real, info.st_size),), (), False, stamp, tuple(allowed)
+    )
 
 
 def _check_place(name: str, real: Path, allowed: Sequence[Path]) -> None:

@@ -172,3 +172,18 @@ def test_any_bytes(tmp_path: Path) -> None:
         hold(tmp_path / f"a.{ending}", data)
 
     check()
+
+
+def test_spoiled_parquet(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as arrow
+
+    rng = random.Random(6)
+    rows = [
+        {"instruction": word(rng).replace("\ud83d", "") + "a", "output": "b"} for _ in range(50)
+    ]
+    out = io.BytesIO()
+    parquet.write_table(arrow.Table.from_pylist(rows), out, row_group_size=20)
+    assert hold(tmp_path / "a.parquet", out.getvalue()) == 50
+    for _ in range(150):
+        hold(tmp_path / "a.parquet", spoiled(rng, out.getvalue()))

@@ -254,6 +254,26 @@ def test_a_bomb_that_lies_about_its_size_is_stopped_while_it_is_read(tmp_path: P
     assert report.findings["damaged"].count >= 1
 
 
+def test_what_unpacks_is_counted_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = zipped(tmp_path / "bomb.zip", {"a.jsonl": (line(QA) + "\n").encode() * 100_000})
+    with monkeypatch.context() as trusting:
+        trusting.setattr("backends.finetune.data.source.RATIO", 10**6)
+        dataset = open_dataset(path)
+    with pytest.raises(Refused, match="more than 100 times"):
+        dataset.examine()
+
+
+def test_entries_that_share_their_bytes_are_a_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "shared.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jsonl", TWO * 50)
+        archive.filelist *= 100
+    with pytest.raises(Refused, match="more than 100 times"):
+        open_dataset(path)
+
+
 def test_a_damaged_entry_gives_a_row_that_says_so_and_the_next_one_is_read(tmp_path: Path) -> None:
     long = "".join(f"{line({**QA, 'id': n})}\n" for n in range(3000)).encode()
     path = zipped(tmp_path / "a.zip", {"a.jsonl": long, "b.jsonl": TWO.encode()})
@@ -294,6 +314,8 @@ def test_a_link_must_lead_into_an_allowed_folder(tmp_path: Path) -> None:
         with pytest.raises(Refused, match="may read"):
             open_dataset(path, allowed=(inside,))
     assert open_dataset(inside / "link.jsonl", allowed=(inside, outside)).examine().rows == 2
+    linked = open_dataset(inside, allowed=(inside, outside))
+    assert not linked.changed() and linked.read_as(ReadOptions()).examine().rows == 2
     (inside / "link.jsonl").unlink()
     (inside / "gone.jsonl").symlink_to(tmp_path / "nowhere")
     with pytest.raises(Refused):
