@@ -38,7 +38,7 @@ NAMES = {
 }
 WIDE = ("utf-16", "utf-32")  # a line end is more than one byte there
 ESCAPED = re.compile("[\udc80-\udcff]")  # what surrogateescape leaves of a wrong byte
-WESTERN = ("äöüÄÖÜßéèêëàâáåãçíìîïóòôõúùûñøæœÅØÆÉÀÇÑÁ€„“”‚‘’–—…«»°§¿¡®©").encode("cp1252")
+WESTERN = ("äöüÄÖÜßéèêëàâáåãçíìîïóòôõúùûñøæœÅØÆÉÀÇÑÁ€„“”‚‘’–—…«»°§¿¡®©²µ·").encode("cp1252")
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -166,7 +166,7 @@ def _is_western(sample: bytes) -> bool:
     beyond = sample.translate(None, bytes(range(128)))
     letters = sum(65 <= byte & 0xDF <= 90 for byte in sample)
     strange = beyond.translate(None, WESTERN)
-    return len(beyond) <= 0.3 * letters and len(strange) <= 0.05 * len(beyond)
+    return len(beyond) <= 2 + 0.3 * letters and len(strange) <= 0.05 * len(beyond)
 
 
 def _best(sample: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -12,6 +13,8 @@ import pytest
 
 from backends.base import Refused
 from backends.finetune.data import ReadOptions, open_dataset
+from backends.finetune.data.encoding import Encoding, lines
+from backends.finetune.data.json_rows import json_document
 from backends.finetune.data.rows import MAX_ROW
 
 QA = {"instruction": "Who are you?", "output": "A helper."}
@@ -159,6 +162,52 @@ def test_chinese_and_cyrillic_are_guessed_and_can_be_overruled(tmp_path: Path) -
         assert wrong.undo().preview(1)[0][0].value == row
 
 
+@pytest.mark.parametrize("text", ["你好,世界", "北京欢迎你", "机器学习很有趣。"])
+def test_a_few_chinese_words_are_enough(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line({"text": text}).encode("gbk"))
+    assert open_dataset(path).preview(1)[0][0].value == {"text": text}
+
+
+@pytest.mark.parametrize("text", ["Müller", "Größe: 5 m²", "naïve café", "El Niño, ¿qué?"])
+def test_a_few_western_letters_are_not_chinese(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(line({"text": text}).encode("cp1252"))
+    assert open_dataset(path).preview(1)[0][0].value == {"text": text}
+
+
+def test_where_the_pieces_end_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = [
+        QA,
+        GERMAN,
+        {"instruction": '\\" \n{[', "output": [1234567, None, True]},
+        "text",
+        1234567,
+    ]
+    documents = [
+        json.dumps(values), json.dumps(values, indent=2, ensure_ascii=False),
+        json.dumps({"version": 1234567, "data": values, "more": [values[0]]}),
+        json.dumps({"instruction": ["a", "b"], "output": ["c", "d"], "n": [1234567, 1.5e300]}),
+        json.dumps(values)[:-30], " 1234567 ",
+    ]  # fmt: skip
+    for encoding in ("utf-8", "utf-16"):
+        for document in documents:
+            found = []
+            for size in (1, 2, 3, 5, 17, 10**6):
+                monkeypatch.setattr("backends.finetune.data.encoding.CHUNK", size)
+                file = io.BytesIO(document.encode(encoding))
+                found.append(list(json_document(file, Encoding(encoding))))
+            assert all(rows == found[-1] for rows in found), document
+    for size in (1, 2, 3, 5):
+        monkeypatch.setattr("backends.finetune.data.encoding.CHUNK", size)
+        file = io.BytesIO("a\r\nü\n\nb".encode("utf-16"))
+        assert list(lines(file, Encoding("utf-16"))) == [
+            (1, "a", ""), (2, "ü", ""), (3, "", ""), (4, "b", ""),
+        ]  # fmt: skip
+
+
 def test_places_are_those_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b'instruction,output\n"a\nb",c\nd\ne,f\n')
@@ -234,8 +283,9 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused_by_what_it_says(tmp_path: Path) -> None:
+    data = f"{line(GERMAN)}\n".encode() * 500_000  # its beginning alone would not tell
     with pytest.raises(Refused, match="more than 100 times"):
-        open_dataset(zipped(tmp_path / "bomb.zip", {"a.txt": b"a" * 200_000_000}))
+        open_dataset(zipped(tmp_path / "bomb.zip", {"a.jsonl": data}))
 
 
 def test_a_bomb_that_lies_about_its_size_is_stopped_while_it_is_read(tmp_path: Path) -> None:

@@ -128,8 +128,10 @@ def test_duplicates_and_near_duplicates_name_the_earlier_row() -> None:
 
 
 def test_short_rows_are_not_near_each_other() -> None:
-    rows = [say("u:hi", "a:I am a helper."), say("u:hi!", "a:I am a helper."), say("u:a", "a:b")]
-    assert checked(rows).near_duplicates == {}
+    answer = "a:I am a helper that was made to answer what you ask me, one word after the other."
+    assert checked([say("u:hi", answer), say("u:ho", answer)]).near_duplicates == {}
+    longer = answer + " And to do so with patience, and with care."
+    assert checked([say("u:hi", longer), say("u:ho", longer)]).near_duplicates == {2: 1}
 
 
 def test_who_says_it_and_the_label_tell_rows_apart() -> None:

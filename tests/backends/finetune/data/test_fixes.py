@@ -105,6 +105,7 @@ def test_each_step_leaves_out_what_it_says(path: Path) -> None:
         (Drop("spaces"), 3),
         (DropRows((1, 2, 99)), 4),
         (Take(3), 3),
+        (Take(4), 4),  # of those without an error
         (DropDuplicates(), 5),
     ):
         fixed = dataset.fix(step)
