@@ -17,12 +17,15 @@ from backends.finetune.data.forms import Example, Mapping
 from backends.finetune.data.lengths import Count, Lengths
 from backends.finetune.data.reading import Layout, ReadOptions
 from backends.finetune.data.recognise import Recognised
-from backends.finetune.data.rows import Fault, Row
+from backends.finetune.data.rows import KINDS, Fault, Row
 from backends.params import to_dict
 
 Cancelled = Callable[[], bool]
 Progress = Callable[[float, int], None]  # share of the bytes (0 to 1), rows so far
 ASKED_BYTES = 32 * 2**20  # of long rows, after which no more of them are asked what they are
+
+
+LOOKED_AT = 20_000  # rows, after which no sound one is waited for any more
 
 
 def never() -> bool:
@@ -221,15 +224,22 @@ def open_dataset(
     options = options or ReadOptions()
     found = source.find(Path(path), allowed)
     layouts = {part.name: reading.layout_of(part, options) for part in found.parts}
-    asked, size, any_row = [], 0, False
+    asked, size = [], 0
+    fault: Row | None = None
     for row in reading.rows(found, layouts, options):
-        any_row = True
+        fault = fault or (row if row.fault else None)
         if row.value is not None:
             asked.append(row.value)
             size += sum(len(v) if isinstance(v, (str, list)) else 8 for v in row.value.values())
-        if len(asked) >= recognise.VOTERS or size > ASKED_BYTES or row.number > 20_000:
+        if len(asked) >= recognise.VOTERS or size > ASKED_BYTES or row.number > LOOKED_AT:
             break
-    if not any_row:
-        raise Refused(f"{found.path.name} has no rows in it.", "Choose a file with rows in it.")
+    if not asked:
+        if fault is None or fault.fault is None:
+            raise Refused(f"{found.path.name} has no rows in it.", "Choose a file with rows in it.")
+        place = fault.place[:1].upper() + fault.place[1:]
+        raise Refused(
+            f"No row of {found.path.name} can be read. {place}: {fault.fault.text}",
+            KINDS[fault.fault.kind].help,
+        )
     recognised = recognise.recognise(asked)
     return Dataset(found, layouts, recognised, recognised.mapping, options)

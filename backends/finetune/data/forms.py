@@ -324,9 +324,14 @@ def _pair(row: dict[str, Any], mapping: Mapping, tools: list[Any]) -> Example:
     same = 0  # messages that both begin with: a prompt written twice
     while same < both and chosen[same] == rejected[same]:
         same += 1
-    if prompt and chosen[:same] and chosen[:same] == prompt[-same:]:
-        prompt = prompt[:-same]
-    prompt += chosen[:same]
+    if same and chosen[0]["role"] in ("system", "user"):  # both are whole: what else stands there
+        prompt = [*_system(row, mapping), *chosen[:same]]  # is their prompt, or a copy of one
+        if chosen[0]["role"] == "system":
+            prompt = chosen[:same]
+    else:
+        prompt += chosen[:same]
+        if prompt[-1:] == chosen[-1:]:  # the conversation with its better answer
+            prompt = prompt[: -len(chosen[same:])]
     return Example("preference", prompt, "", chosen[same:], rejected[same:], tools=tools)
 
 

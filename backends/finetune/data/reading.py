@@ -140,7 +140,8 @@ def _layout_of_text(ending: str, sample: str, found: Encoding, options: ReadOpti
     as_json = ending in (".json", ".jsonl", ".ndjson")
     if first in ("{", "[") and (as_json or whole or ending not in (".csv", ".tsv", ".md")):
         several = whole > 1 or (whole == 1 and len(lines) == 2)
-        several |= len(lines) == 1 and ending in (".jsonl", ".ndjson")  # longer than the head
+        if ending in (".jsonl", ".ndjson"):  # the first line is longer than the head, or broken
+            several |= len(lines) == 1 or lines[0].rstrip()[-1:] in ("}", "]")
         one = len(lines) == 1 and lines[0].lstrip("\ufeff")[:1] == "["
         return Layout("jsonl" if several and not one else "json", found)
     if as_json:

@@ -16,6 +16,7 @@ CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialo
 QUESTIONS = ("prompt", "question", "query", "problem", "user", "input", "instruction", "frage")
 ANSWERS = ("completion", "response", "answer", "output", "solution", "assistant", "target",
            "answers", "antwort")  # fmt: skip
+INPUTS = ("input", "context")
 TEXTS = ("text", "content", "document", "body", "raw_content")
 SYSTEMS = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
@@ -101,7 +102,7 @@ def vote(row: dict[str, Any]) -> tuple[str, Mapping] | None:
         prompt = "" if talk else question
         made = Mapping("preference", messages=talk, prompt=prompt, chosen=chosen, rejected=rejected,
                        **extra)  # fmt: skip
-        return f"Preferences ({_kind(row, talk, chosen)})", made
+        return f"Preferences ({_kind(row[chosen])})", made
     if label and (talk or (question and answer)) and _is_label(row[label]):
         both = {"messages": talk} if talk else {"prompt": question, "answer": answer}
         return "KTO (label)", Mapping("label", label=label, **both, **extra)
@@ -112,12 +113,16 @@ def vote(row: dict[str, Any]) -> tuple[str, Mapping] | None:
         return title, Mapping("chat", messages=talk, **extra)
     if "instruction" in names and (answer := first(ANSWERS)):
         return "Alpaca", Mapping(
-            "instruction", prompt=names["instruction"], input=names.get("input", ""),
+            "instruction", prompt=names["instruction"], input=first(INPUTS, answer),
             answer=answer, history=names.get("history", ""), **extra,
         )  # fmt: skip
     if question and answer:
         return "Question and answer", Mapping(
-            "instruction", prompt=question, answer=answer, **extra
+            "instruction",
+            prompt=question,
+            input=first(INPUTS, question, answer),
+            answer=answer,
+            **extra,
         )
     text = first(TEXTS)
     if not text and len(row) == 1 and isinstance(next(iter(row.values())), str):
@@ -135,10 +140,10 @@ def _is_label(value: Any) -> bool:
     return isinstance(value, bool) or str(value).strip().lower() in ("0", "1", "true", "false")
 
 
-def _kind(row: dict[str, Any], talk: str, chosen: str) -> str:
-    value = row[chosen]
-    if talk or isinstance(value, dict):
-        return "ShareGPT style" if isinstance(value, dict) and "from" in value else "messages"
+def _kind(value: Any) -> str:
+    """What the answers of a pair are."""
+    if isinstance(value, dict):
+        return "ShareGPT style" if "from" in value else "messages"
     return "conversations" if isinstance(value, list) else "texts"
 
 

@@ -15,7 +15,8 @@ def text_rows(lines: Iterator[Line], each_line: bool = False, markdown: bool = F
     """`{"text": …}` a block of about `BLOCK` characters, or a line; at the line it begins on.
 
     A block ends at a blank line, in Markdown rather before a heading; text that has neither is cut
-    at a line end once it has four times as much. No character is lost but line ends.
+    at a line end, or within a line, once it has four times as much. No
+    character is lost but line ends and blanks.
     """
     if each_line:
         for number, text, fault in lines:
@@ -35,11 +36,25 @@ def text_rows(lines: Iterator[Line], each_line: bool = False, markdown: bool = F
             continue
         if not held:
             start = number
+        *whole, text = _cut(text)
+        for piece in whole:
+            yield start, _row([*held, piece], {*faults, fault})
+            held, faults, size, start = [], set(), 0, number
         held.append(text)
         size += len(text) + 1
         faults.add(fault)
     if held:
         yield start, _row(held, faults)
+
+
+def _cut(line: str) -> list[str]:
+    """A line in pieces of at most `4 * BLOCK` characters, cut at blanks where there are some."""
+    pieces, at, most = [], 0, 4 * BLOCK
+    while len(line) - at > most:
+        end = line.rfind(" ", at + most // 2, at + most) + 1 or at + most
+        pieces.append(line[at:end])
+        at = end
+    return [*pieces, line[at:]]
 
 
 def _row(held: list[str], faults: set[str]) -> dict[str, str] | Fault:

@@ -423,6 +423,21 @@ def test_text_loses_nothing(tmp_path: Path) -> None:
     assert len(list(lines.rows())) == 119
 
 
+def test_a_text_without_line_ends_is_cut_at_blanks(tmp_path: Path) -> None:
+    text = "Hello world. " * 20_000
+    (tmp_path / "a.txt").write_text(text)
+    rows = [row.value["text"] for row in open_dataset(tmp_path / "a.txt").rows()]
+    assert max(map(len, rows)) <= 16_000
+    assert "".join(" ".join(rows).split()) == "".join(text.split())
+    assert all(row.startswith(("Hello", "world")) for row in rows)
+
+
+def test_where_no_row_can_be_read_it_is_told_why(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{'python': 1}\n" * 3)
+    with pytest.raises(Refused, match=r"No row of a.jsonl can be read. Line 1: It is not JSON"):
+        open_dataset(tmp_path / "a.jsonl")
+
+
 def test_long_entries_are_not_scanned_over_and_over(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     long = {"instruction": "a", "output": '\\" { [ ' * 400_000}
