@@ -10,14 +10,14 @@ import random
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from backends.finetune.data.fingerprints import MOST_NEAR, Fingerprints, Pairs
 from backends.finetune.data.forms import Example, Mapping, Wrong, example
-from backends.finetune.data.rows import KINDS, Fault, Kind, Row
+from backends.finetune.data.rows import KINDS, Fault, Kind, Row, Stopped
 from backends.params import Params, setting
 
 SHOWN = 100  # rows of a finding that are kept one by one
@@ -206,16 +206,16 @@ def normal(row: Row, mapping: Mapping) -> Example | Fault:
 def examine(
     rows: Iterable[tuple[Row, Example | Fault]],
     options: CheckOptions,
-    cancelled: Callable[[], bool] = lambda: False,
     validation: Fingerprints | None = None,
 ) -> Report:
-    """The report on all rows; on those so far, not `complete`, where `cancelled` says so."""
+    """The report on all rows; on those so far, not `complete`, where they are `Stopped`."""
     examination = Examination(options)
-    for row, made in rows:
-        examination.add(row, made)
-        if row.number % 64 == 0 and cancelled():
-            return examination.report
-    return examination.report if cancelled() else examination.finish(validation)
+    try:
+        for row, made in rows:
+            examination.add(row, made)
+    except Stopped:
+        return examination.report
+    return examination.finish(validation)
 
 
 def _is_error(faults: list[Fault]) -> bool:

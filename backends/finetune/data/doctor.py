@@ -17,7 +17,7 @@ from backends.finetune.data.forms import Example, Mapping
 from backends.finetune.data.lengths import Count, Lengths
 from backends.finetune.data.reading import Layout, ReadOptions
 from backends.finetune.data.recognise import Recognised
-from backends.finetune.data.rows import KINDS, Fault, Row
+from backends.finetune.data.rows import KINDS, Fault, Row, Stopped
 from backends.params import to_dict
 
 Cancelled = Callable[[], bool]
@@ -88,25 +88,32 @@ class Dataset:
             number = row.number
             yield row
 
-    def normal(self, progress: Progress | None = None) -> Iterator[Made]:
-        """All rows in normal form, or why they have none, before any step."""
+    def normal(
+        self, progress: Progress | None = None, cancelled: Cancelled = never
+    ) -> Iterator[Made]:
+        """All rows in normal form, or why they have none, before any step. Raises Stopped."""
         for row in self.rows(progress):
+            if cancelled():
+                raise Stopped
             yield row, checks.normal(row, self.mapping)
 
-    def made(self, progress: Progress | None = None) -> Iterator[Made]:
+    def made(
+        self, progress: Progress | None = None, cancelled: Cancelled = never
+    ) -> Iterator[Made]:
         """All rows after the steps; those left out as Faults. As many as `rows` gives.
 
-        What the checks find is not left out yet.
+        What the checks find is not left out yet. Where a step compares rows with each other, all
+        are read once more before, and `progress` begins again. Raises Stopped.
         """
-        return fixes.repaired(lambda: self.normal(progress), self.steps, self.checking)
+        return fixes.repaired(lambda: self.normal(progress, cancelled), self.steps, self.checking)
 
     def examples(self) -> Iterator[Example]:
         """What is left to train on."""
         return (example for _, example in self.numbered())
 
-    def numbered(self) -> Iterator[tuple[int, Example]]:
-        """The same, each with the number of its row."""
-        for row, made in fixes.sound(self.made(), self.checking):
+    def numbered(self, cancelled: Cancelled = never) -> Iterator[tuple[int, Example]]:
+        """The same, each with the number of its row. Raises Stopped."""
+        for row, made in fixes.sound(self.made(None, cancelled), self.checking):
             if not isinstance(made, Fault):
                 yield row.number, made
 
@@ -132,7 +139,7 @@ class Dataset:
         """
         self._check_mapping()
         prints = validation.prints if validation else None
-        return checks.examine(self.made(progress), self.checking, cancelled, prints)
+        return checks.examine(self.made(progress, cancelled), self.checking, prints)
 
     def lengths(self, report: Report, count: Count) -> Lengths:
         """An estimate, at once."""
@@ -142,7 +149,7 @@ class Dataset:
         self, count: Count, cancelled: Cancelled = never, total: int = 0
     ) -> Iterator[Lengths]:
         """Grows until it is exact. `total`: rows kept, as the report has them."""
-        return lengths.exact(self.numbered(), count, cancelled, total)
+        return lengths.exact(self.numbered(cancelled), count, total)
 
     # Changing
 
@@ -175,11 +182,15 @@ class Dataset:
         Raises Refused.
         """
         self._check_mapping()
+        try:
+            hashed = self.sha256(cancelled)
+        except Stopped:
+            return None
         about = {
             "source": {
                 "name": self.name,
                 "bytes": self.source.size,
-                "sha256": self.sha256(cancelled),
+                "sha256": hashed,
                 "read": {name: layout.title for name, layout in list(self.layouts.items())[:1000]},
             },
             "reading": to_dict(self.reading),
@@ -189,11 +200,14 @@ class Dataset:
             ],
             "steps": [fixes.step_as_dict(step) for step in self.steps],
         }
-        rows = fixes.sound(self.made(progress), self.checking)
-        return fixes.write(path, rows, about, cancelled, lambda: not self.changed())
+        rows = fixes.sound(self.made(progress, cancelled), self.checking)
+        return fixes.write(path, rows, about, lambda: not self.changed())
 
     def sha256(self, cancelled: Cancelled = never) -> str:
-        """Of the source: what a job keeps to tell a dataset that was changed under it."""
+        """Of the source: what a job keeps to tell a dataset that was changed under it.
+
+        Raises Refused, and Stopped.
+        """
         path = self.source.path
         files = [p.path for p in self.source.parts if p.path] if path.is_dir() else [path]
         try:

@@ -24,7 +24,7 @@ from backends.base import Refused
 from backends.finetune.data.checks import PLACEHOLDER, CheckOptions, judge
 from backends.finetune.data.fingerprints import Fingerprints
 from backends.finetune.data.forms import Example
-from backends.finetune.data.rows import KINDS, Fault, Row
+from backends.finetune.data.rows import KINDS, Fault, Row, Stopped
 
 MANIFEST = ".manifest.json"
 FORMAT, VERSION = "werkbank-dataset", 1
@@ -257,14 +257,13 @@ def write(
     path: Path,
     rows: Iterator[Made],
     about: dict[str, Any],
-    cancelled: Callable[[], bool] = lambda: False,
     unchanged: Callable[[], bool] = lambda: True,
 ) -> Written | None:
     """All sound rows as JSON Lines at `path`, and `path` + ".manifest.json" beside it.
 
-    The file is there whole or not at all; None where somebody cancelled. `unchanged` says at the
-    end whether the source still is what it was. Raises Refused: there already, no row left, no
-    space, changed.
+    The file is there whole or not at all; None where the rows are `Stopped`. `unchanged` says at
+    the end whether the source still is what it was. Raises Refused: there already, no row left,
+    no space, changed.
     """
     manifest_path = path.with_name(path.name + MANIFEST)
     for one in (path, manifest_path):
@@ -272,10 +271,7 @@ def write(
             raise Refused(f"{one.name} is there already.", "Choose another name.")
     partial = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns():x}.partial")
     try:
-        counted = _write_lines(partial, rows, cancelled)
-        if counted is None:
-            return None
-        total, written, left_out, size, digest = counted
+        total, written, left_out, size, digest = _write_lines(partial, rows)
         if not written:
             raise Refused("No row is left to write.", "Take one of the steps back.")
         if not unchanged():
@@ -295,6 +291,8 @@ def write(
         text = json.dumps(manifest, ensure_ascii=True, indent=1) + "\n"
         manifest_path.write_text(text, encoding="utf-8")
         _put(partial, path)
+    except Stopped:
+        return None
     except OSError as error:
         manifest_path.unlink(missing_ok=True)
         raise Refused(
@@ -316,17 +314,14 @@ def _put(partial: Path, path: Path) -> None:
         os.rename(partial, path)
 
 
-def _write_lines(
-    partial: Path, rows: Iterator[Made], cancelled: Callable[[], bool]
-) -> tuple[int, int, dict[str, int], int, str] | None:
+def _write_lines(partial: Path, rows: Iterator[Made]) -> tuple[int, int, dict[str, int], int, str]:
+    """Rows in, rows written, left out by reason, bytes, sha256."""
     left_out: Counter[str] = Counter()
     total = written = size = 0
     digest = hashlib.sha256()
     with partial.open("xb") as file:
-        for row, made in rows:
+        for _, made in rows:
             total += 1
-            if row.number % 64 == 0 and cancelled():
-                return None
             if isinstance(made, Fault):
                 left_out[made.text if made.kind == "dropped" else made.kind] += 1
                 continue
@@ -348,12 +343,14 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def sha256_of(paths: Iterable[Path], cancelled: Callable[[], bool] = lambda: False) -> str:
-    """Of one file; of several, of their hashes in order."""
+    """Of one file; of several, of their hashes in order. Raises Stopped."""
     digests = []
     for path in paths:
         digest = hashlib.sha256()
         with path.open("rb") as file:
-            while (chunk := file.read(2**20)) and not cancelled():
+            while chunk := file.read(2**20):
+                if cancelled():
+                    raise Stopped
                 digest.update(chunk)
         digests.append(digest.hexdigest())
     return (

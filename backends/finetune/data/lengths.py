@@ -12,6 +12,7 @@ import numpy as np
 
 from backends.finetune.data.checks import Report
 from backends.finetune.data.forms import Example
+from backends.finetune.data.rows import Stopped
 
 # Tokens of each Example, as the model will see it: chat template applied. Given by who has the
 # tokenizer; asked for `BATCH` at a time.
@@ -93,18 +94,21 @@ def estimate(report: Report, count: Count) -> Lengths:
 def exact(
     rows: Iterable[tuple[int, Example]],
     count: Count,
-    cancelled: Callable[[], bool] = lambda: False,
     total: int = 0,
 ) -> Iterator[Lengths]:
     """Counts all rows; yields what is known after each `TOLD`, and at last the exact one.
 
-    `total` (rows, where it is known) scales what comes before. Ends early where it is cancelled.
+    `total` (rows, where it is known) scales what comes before. Ends early where they are `Stopped`.
     """
     numbers, tokens = array("q"), array("I")
     source = iter(rows)
-    while batch := list(islice(source, BATCH)):
-        if cancelled():
+    while True:
+        try:
+            batch = list(islice(source, BATCH))
+        except Stopped:
             return
+        if not batch:
+            break
         numbers.extend(number for number, _ in batch)
         tokens.extend(count([example for _, example in batch]))
         if len(tokens) // TOLD > (len(tokens) - len(batch)) // TOLD:

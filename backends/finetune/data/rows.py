@@ -11,6 +11,10 @@ MAX_ROW = 16 * 2**20  # bytes (characters, in a JSON document) of one row; longe
 Level = Literal["error", "remark"]
 
 
+class Stopped(Exception):
+    """Somebody cancelled: raised where rows are read, caught where a result is made of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Why something is no usable row. `kind` is one of `KINDS`; `text` a sentence on this row."""

@@ -155,6 +155,25 @@ def test_cancelled_or_refused_nothing_is_left_behind(path: Path) -> None:
     assert os.listdir(path.parent) == ["set.jsonl"]
 
 
+def test_a_cancel_works_while_rows_are_compared(path: Path) -> None:
+    """That is in a pass of its own, before the first row is written or checked."""
+    seen: list[int] = []
+    dataset = open_dataset(path).fix(DropDuplicates())
+
+    def cancelled() -> bool:
+        seen.append(1)
+        return len(seen) > 3
+
+    assert dataset.write(path.with_name("out.jsonl"), cancelled) is None
+    assert len(seen) == 4
+    seen.clear()
+    assert dataset.write(path.with_name("out.jsonl"), lambda: True) is None  # while it is hashed
+    seen.clear()
+    report = dataset.examine(cancelled)
+    assert (report.rows, report.complete) == (0, False)
+    assert os.listdir(path.parent) == ["set.jsonl"]
+
+
 def test_a_full_disk_leaves_nothing_behind(path: Path) -> None:
     with path.open("a") as file:
         file.write((json.dumps(ROWS[2]) + "\n") * 5000)

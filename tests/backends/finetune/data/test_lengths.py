@@ -53,8 +53,8 @@ def test_the_exact_one_grows_and_can_be_cancelled(dataset: Dataset) -> None:
     steps = list(dataset.exact_lengths(count, total=3000))
     assert [step.exact for step in steps] == [False] * (len(steps) - 1) + [True]
     assert all(step.rows == 3000 for step in steps) and len(steps) == 2
-    asked = iter(range(100))
-    cancelled = list(dataset.exact_lengths(count, cancelled=lambda: next(asked) > 40))
+    asked = iter(range(5000))
+    cancelled = list(dataset.exact_lengths(count, cancelled=lambda: next(asked) > 2500))
     assert cancelled and not any(step.exact for step in cancelled)
 
 
