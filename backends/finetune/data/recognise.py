@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from backends.finetune.data.forms import Example, Mapping, Wrong, example
+from backends.finetune.data.forms import Mapping
 
 VOTERS = 1000  # rows that are asked
 ENOUGH = 0.5  # of them, that must agree
@@ -145,15 +145,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, dict):
         return "ShareGPT style" if "from" in value else "messages"
     return "conversations" if isinstance(value, list) else "texts"
-
-
-def try_mapping(rows: Iterable[dict[str, Any]], mapping: Mapping) -> tuple[list[Example], int]:
-    """What a mapping makes of some rows: the Examples, and how many rows it does not fit."""
-    made: list[Example] = []
-    wrong = 0
-    for row in rows:
-        try:
-            made.append(example(row, mapping))
-        except Wrong:
-            wrong += 1
-    return made, wrong
