@@ -142,7 +142,7 @@ def allowed_folder(text: str) -> Path:
     typed = text.strip().strip('"')
     if not typed:
         raise Refused("No folder was named.", "Type the whole path of one.")
-    path = Path(typed).expanduser()
+    path = Path(os.path.expanduser(typed))  # a ~ of nobody's stays, and is no whole path
     if not path.is_absolute():
         example = r"D:\models" if sys.platform == "win32" else "/home/me/models"
         raise Refused(f"{typed[:80]!r} is no whole path.", f"Write it like {example}.")

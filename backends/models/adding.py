@@ -6,6 +6,7 @@ together in a hidden folder beside the models, checked by its headers, and then 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -80,9 +81,32 @@ def add_uploads(files: Sequence[Path], uploads: Path, name: str = "") -> ModelRe
 
 def move_in(made: Path, name: str) -> Path:
     """A checked file or folder takes its place in HOME/models, beside one of the same name."""
-    place = _free(library.models_folder(), name)
-    os.replace(made, place)
-    return place
+    while True:
+        place = _free(library.models_folder(), name)
+        try:
+            if made.is_dir():
+                os.rename(made, place)  # refuses a folder that another put there just now
+            else:
+                _rename_file(made, place)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            continue
+        return place
+
+
+def _rename_file(made: Path, place: Path) -> None:
+    """Raises FileExistsError where another has put one there since: nothing is written over."""
+    try:
+        os.link(made, place)
+    except FileExistsError:
+        raise
+    except OSError:  # a disk without links
+        os.replace(made, place)
+    else:
+        made.unlink()
 
 
 def clean_name(name: str) -> str:

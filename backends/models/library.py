@@ -220,9 +220,13 @@ def _locate_in_hub(ref: ModelRef) -> Path:
     if set(revision) <= {"."}:
         raise missing
     known = model / "refs" / revision
-    commit = known.read_text().strip() if known.is_file() else revision
-    snapshot = model / "snapshots" / commit
-    if Path(commit).name != commit or not snapshot.is_dir():
+    try:
+        commit = known.read_text().strip() if known.is_file() else revision
+        snapshot = model / "snapshots" / commit
+        there = Path(commit).name == commit and snapshot.is_dir()
+    except (OSError, ValueError):  # another user's, or damaged: the other models are to be listed
+        there = False
+    if not there:
         raise missing
     path = _in_folder(snapshot, ref)
     stores = [(root / "blobs").resolve() for root in (model, model.parent)]

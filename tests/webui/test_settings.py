@@ -101,7 +101,7 @@ def test_a_folder_is_kept_as_it_is_once_links_are_followed(file: Path, tmp_path:
     ("typed", "said"),
     [("", "No folder"), ("models", "no whole path"), ("/", "a whole disk"),
      ("/nowhere/at/all", "There is no folder"), ("/nul\0byte", "There is no folder"),
-     (__file__, "is a file")],
+     ("~nobody-of-that-name/models", "no whole path"), (__file__, "is a file")],
 )  # fmt: skip
 def test_what_is_no_folder_is_refused_in_two_sentences(typed: str, said: str) -> None:
     with pytest.raises(Refused, match=said) as refused:

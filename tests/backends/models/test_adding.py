@@ -98,6 +98,29 @@ def test_a_header_that_lies_is_refused_before_it_is_moved(
     assert re.search(said, found.message)
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_took_the_name_a_moment_before_is_not_written_over(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch, folder: bool
+) -> None:
+    files = [upload(uploads, "a.safetensors", crafted.safetensors())]
+    files += [upload(uploads, "config.json", b"{}")] * folder
+    free, seen = adding._free, list[Path]()
+
+    def late(place: Path, name: str) -> Path:
+        path = free(place, name)
+        if place == library.models_folder() and not seen:
+            seen.append(path)
+            (path / "theirs" if folder else path).parent.mkdir(exist_ok=True)
+            (path / "theirs" if folder else path).write_bytes(b"another's")
+        return path
+
+    monkeypatch.setattr(adding, "_free", late)
+    ref = add_uploads(files, uploads)
+    (theirs,) = seen
+    assert (theirs / "theirs" if folder else theirs).read_bytes() == b"another's"
+    assert library.locate(ref) != theirs and library.locate(ref).exists()
+
+
 def test_a_pickle_is_sent_to_be_converted(uploads: Path) -> None:
     found = refused([upload(uploads, "old.ckpt", b"\x80\x02.")], uploads)
     assert "could run code" in found.message and "Convert" in found.hint

@@ -274,6 +274,13 @@ def test_a_hub_link_out_of_the_cache_is_refused(places: Path) -> None:
 # The list as a whole
 
 
+@pytest.mark.parametrize("ref", [b"\xff\xfe\0", b"x" * 5000, b"a\0b", b"../abc"])
+def test_one_damaged_model_in_the_hub_cache_does_not_take_the_list_away(ref: bytes) -> None:
+    in_hub("ours/whole")
+    (in_hub("their/damaged").parents[1] / "refs" / "main").write_bytes(ref)
+    assert [str(found) for found, _ in library.hub_models()] == ["hub:ours/whole"]
+
+
 def test_ids_are_unique_and_found_again() -> None:
     crafted.folder(own("echo"))
     crafted.folder(own("m"))
