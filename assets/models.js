@@ -5,14 +5,14 @@ let stamp = '', timer = 0, begun = '';
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-act]');
   if (!button) return;
-  const of = button.closest('[data-name]'), { act, choice = '' } = button.dataset;
+  const of = button.closest('[data-name]'), { act, choice = '', id = '' } = button.dataset;
   const { key = '', name = '', title = name } = of?.dataset ?? {};
   if (act === 'delete' && !confirm(`Delete “${title}” from this disk?\nWhat can be downloaded can be downloaded again.`)) return;
   if (act === 'cancel' && !confirm(`Cancel the download of “${title}”?\nWhat has come of it is deleted. Pause keeps it.`)) return;
   if (act === 'download') begun = name;  // its row moves up, to what is coming
   button.disabled = true;
   setTimeout(() => { button.disabled = false; }, 3000);
-  trigger(act === 'convert' ? 'convert' : 'act', { act, key, name, choice });
+  trigger(act === 'convert' ? 'convert' : 'act', { act, key, name, choice, id });
 });
 const ask = async () => {
   clearTimeout(timer);
@@ -43,7 +43,7 @@ const ask = async () => {
 const update = (cell, html) => {
   const fresh = document.createElement('div');
   fresh.innerHTML = html;
-  const acts = (node) => [...node.querySelectorAll('[data-act]')].map((b) => b.dataset.act).join();
+  const acts = (node) => [...node.querySelectorAll('[data-act]')].map((b) => b.dataset.act + b.dataset.id).join();
   if (acts(fresh) !== acts(cell) || !cell.querySelector('.size') || !fresh.querySelector('.size')) {
     cell.innerHTML = html;
     return;

@@ -165,7 +165,7 @@ class Models:
             elif name == "take":
                 self.bench.downloads.add(str(sent.get("name", "")), str(sent.get("choice", "")))
             elif name in ("pause", "resume", "cancel"):
-                said = await self._change(name, str(sent.get("name", "")))
+                said = await self._change(name, str(sent.get("id", "")))
             elif name == "chat":
                 entry = await asyncio.to_thread(self._entry, key, hits)
                 self.bench.hand_over("chat", entry.id)
@@ -213,11 +213,10 @@ class Models:
             sized.append((choice, found[0] if found else None))
         return view.choices(repo, sized)
 
-    async def _change(self, act: str, name: str) -> str:
-        open_ones = [d for d in self.bench.downloads.listed() if d.name == name and d.open]
-        if not open_ones:
+    async def _change(self, act: str, id: str) -> str:
+        open_ones = {d.id: d for d in self.bench.downloads.listed() if d.open}
+        if (download := open_ones.get(id)) is None:
             return ""
-        download = open_ones[0]
         if act == "pause":
             await self.bench.downloads.pause(download.id)
         elif act == "resume":

@@ -4,7 +4,7 @@ Stdin: one line {"id": 1, "name", "revision", "commit", "choice"}, and then noth
 that the page is gone or wants a pause, and the process ends at once. What has come stays, and the
 next process goes on from there. Stdout, a JSON object a line (`backends/runtime/frames.py`):
 
-    {"id": 1, "say": "plan", "commit", "bytes", "done", "choice", "ref"}    after the hub was asked
+    {"id": 1, "say": "plan", "commit", "bytes", "done", "choice", "ref", "shared"}   the hub was asked
     {"id": 1, "say": "progress", "done", "speed", "file", "note"}   four a second at most
     {"id": 1, "say": "done", "ref"}
     {"id": 1, "say": "failed", "kind", "message", "hint"}
@@ -116,7 +116,8 @@ class Fetch:
         self.done = sum(store.have(repo.commit, file) for file in choice.files)
         ref = str(choice.ref(name, revision))
         self.say("plan", commit=repo.commit, bytes=choice.bytes, done=self.done,
-                 choice=choice.id, ref=ref)  # fmt: skip
+                 choice=choice.id, ref=ref,
+                 shared=store.has_others(repo.commit, choice.files))  # fmt: skip
         self._check_room(choice)
         for file in choice.files:
             try:

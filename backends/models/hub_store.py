@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ class RepoStore:
     def has_blob(self, file: RepoFile) -> bool:
         """Whether its bytes are there, perhaps from another version or another program."""
         return _size(self.blob(file)) == file.bytes
+
+    def has_others(self, commit: str, files: Iterable[RepoFile]) -> bool:
+        """Whether that version has files here besides these: another form of the model, or what a
+        program took by the commit, so that no branch leads to it."""
+        mine = {self.pointer(commit, file) for file in files}
+        return any(path not in mine for path in _files(self.folder / "snapshots" / commit))
 
     def have(self, commit: str, file: RepoFile) -> int:
         """How many bytes of it are there: all, what was begun, or none."""

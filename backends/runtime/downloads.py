@@ -47,6 +47,7 @@ class Download:
     commit, ref   which version was taken, and how the model is named when it is here
     note          what it is doing, where that is not simply downloading
     message, hint two sentences on why it is paused or failed, and what to do; else empty
+    shared        its version has other files here, of another form or program: they are to stay
     kind          what failed, for code: `hub_http.Kind`, or "" (gated: offer the licence's page)
     """
 
@@ -66,6 +67,7 @@ class Download:
     message: str = ""
     hint: str = ""
     kind: str = ""
+    shared: bool = False
 
     @property
     def seconds_left(self) -> float | None:
@@ -157,7 +159,8 @@ class Downloads:
         if not remove or others or download.state == "done":
             return 0
         store = RepoStore(library.hub_cache(), download.name)
-        return await asyncio.to_thread(store.drop_unfinished, download.commit)
+        mine = "" if download.shared else download.commit
+        return await asyncio.to_thread(store.drop_unfinished, mine)
 
     def forget_done(self) -> None:
         """Take those that are done off the list. The models stay."""
@@ -266,6 +269,7 @@ class Downloads:
                     commit=str(frame["commit"]),
                     choice=str(frame["choice"]),
                     ref=str(ModelRef.parse(str(frame["ref"]))),
+                    shared=bool(frame["shared"]),
                 )
             )
         elif say == "progress":

@@ -83,7 +83,7 @@ def entries(bench: Bench, hits: Sequence[Found] = (), uses: Sequence[Use] = ()) 
     """
     budget = budget_of(bench)
     here = {str(model.ref): model for model in library.list_everything()}
-    coming = {d.name: d for d in bench.downloads.listed() if d.open}
+    coming = coming_now(bench.downloads.listed())
     loaded = {
         r.model
         for r in bench.supervisor.residents.values()
@@ -104,6 +104,12 @@ def entries(bench: Bench, hits: Sequence[Found] = (), uses: Sequence[Use] = ()) 
         replace(e, download=coming.get(e.name) if e.name else None, loaded=e.ref in loaded)
         for e in found
     ]
+
+
+def coming_now(listed: Iterable[Download]) -> dict[str, Download]:
+    """The download that a model's row shows, by the model's name. Of several forms of one model
+    the one that runs: the others show themselves when it is their turn."""
+    return {d.name: d for d in sorted(listed, key=lambda d: d.state == "running") if d.open}
 
 
 def matching(found: Iterable[Entry], words: str | None, task: str, where: str) -> list[Entry]:

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from webui.bench import Bench
+from webui.models.entries import coming_now
 from webui.models.view import download_state
 
 
@@ -22,7 +23,7 @@ def build_models_routes(bench: Bench) -> APIRouter:
         """`states`: the cell of each download by its model's name. Where `stamp` differs from the
         last one, the list is to be drawn again."""
         listed = bench.downloads.listed()
-        states = {d.name: download_state(d) for d in listed if d.open}
+        states = {name: download_state(d) for name, d in coming_now(listed).items()}
         loaded = [(r.model, r.state) for r in bench.supervisor.residents.values()]
         stamp = repr(([(d.id, d.state) for d in listed], sorted(loaded), bench.settings.value))
         return {"stamp": f"{hash(stamp):x}", "states": states}

@@ -148,7 +148,7 @@ def download_state(download: Download) -> str:
         f'aria-valuenow="{100 * share:.0f}" aria-label="Download of {escape(download.title)}">'
         f'<i style="width:{100 * share:.1f}%"></i></div>'
     )
-    cancel = button("cancel", "Cancel", download.title)
+    cancel = button("cancel", "Cancel", download.title, id=download.id)
     if download.state == "waiting":
         return f'<span class="size">Waits for its turn</span>{cancel}'
     if download.state == "running":
@@ -157,25 +157,27 @@ def download_state(download: Download) -> str:
         parts += [left(download.seconds_left)] if download.seconds_left is not None else []
         note = f'<span class="about">{escape(download.note)}</span>' if download.note else ""
         text = f'<span class="size">{" · ".join(parts)}</span>{note}'
-        return f"{bar}{text}{button('pause', 'Pause', download.title)}{cancel}"
+        return f"{bar}{text}{button('pause', 'Pause', download.title, id=download.id)}{cancel}"
     said = f"{download.message} {download.hint}".strip()
     if download.state == "paused":
         so_far = f"Paused at {100 * share:.0f} %" if download.bytes else "Paused"
         why = f'<span class="about">{escape(said)}</span>' if said else ""
         return (
             f'{bar}<span class="size">{so_far}</span>{why}'
-            f"{button('resume', 'Resume', download.title, 'primary')}{cancel}"
+            f"{button('resume', 'Resume', download.title, 'primary', download.id)}{cancel}"
         )
     page = link(page_of(download.name), "Open its page") if download.kind == "gated" else ""
     return (
         f'<span class="about bad" role="alert">{escape(said)}</span>{page}'
-        f"{button('resume', 'Try again', download.title, 'primary')}{cancel}"
+        f"{button('resume', 'Try again', download.title, 'primary', download.id)}{cancel}"
     )
 
 
-def button(act: str, text: str, of: str = "", kind: str = "") -> str:
-    """`of`: the model's title, which a screen reader says with it."""
+def button(act: str, text: str, of: str = "", kind: str = "", id: str = "") -> str:
+    """`of`: the model's title, which a screen reader says with it. `id`: of a download, since one
+    model may have several."""
     said = f' aria-label="{text}: {escape(of)}"' if of else ""
+    said += f' data-id="{escape(id)}"' if id else ""
     return f'<button type="button" data-act="{act}" class="do {kind}"{said}>{text}</button>'
 
 

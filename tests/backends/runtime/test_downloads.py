@@ -161,6 +161,26 @@ def test_cancel_takes_nothing_that_is_whole_or_another_programs(home: Path, fake
     drive(home, body)
 
 
+def test_cancel_leaves_another_form_that_no_branch_leads_to(home: Path, fake: FakeHub) -> None:
+    gguf = crafted.gguf(data=900_000)
+    commit = fake.commit("a/one", FILES | {"model-Q8_0.gguf": gguf})
+    folder = library.hub_cache() / "models--a--one"
+    theirs = folder / "snapshots" / commit / "model.safetensors"
+    theirs.parent.mkdir(parents=True)
+    (folder / "blobs").mkdir()
+    (folder / "blobs" / "theirs").write_bytes(WEIGHTS)
+    theirs.symlink_to("../../blobs/theirs")  # as from_pretrained(revision=commit) leaves it
+    fake.slow = 0.05
+
+    async def body(downloads: Downloads) -> None:
+        id = downloads.add("a/one", "model-Q8_0.gguf").id
+        await until(downloads, id, lambda d: d.done > 300_000)
+        assert await downloads.cancel(id) > 300_000
+        assert theirs.read_bytes() == WEIGHTS
+
+    drive(home, body)
+
+
 def test_a_waiting_one_is_paused_without_a_process(home: Path, fake: FakeHub) -> None:
     fake.slow = 0.05
 

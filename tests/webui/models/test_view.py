@@ -8,9 +8,9 @@ import pytest
 
 from backends.card.badges import Badge
 from backends.models.repo import Choice, Repo, RepoFile
-from backends.runtime.downloads import Download
+from backends.runtime.downloads import Download, State
 from webui.models import view
-from webui.models.entries import Entry
+from webui.models.entries import Entry, coming_now
 
 GB = 10**9
 ENTRY = Entry("hub:a/b", "A model", "chat", name="a/b", licence="MIT", bytes=3 * GB)
@@ -81,6 +81,18 @@ def test_a_download_says_how_far_and_how_long_or_why_not(
     assert sorted(a for a in ("pause", "resume", "cancel") if f'data-act="{a}"' in html) == sorted(
         acts
     )
+
+
+@pytest.mark.parametrize("state", ["waiting", "running", "paused", "failed"])
+@pytest.mark.parametrize("first", [False, True])
+def test_of_two_forms_under_way_the_one_that_runs_is_shown_and_its_buttons_are_its_own(
+    state: State, first: bool
+) -> None:
+    runs = replace(COMING, state="running")
+    other = replace(COMING, id="0002-abcdef", choice="b-Q8_0.gguf", state="waiting")
+    assert coming_now([runs, other] if first else [other, runs]) == {"a/b": runs}
+    html = view.download_state(replace(other, state=state))
+    assert html.count("data-act=") == html.count('data-id="0002-abcdef"') > 0
 
 
 def test_the_verdict_is_words_and_the_one_to_take_is_framed() -> None:
