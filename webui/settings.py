@@ -86,6 +86,12 @@ class SettingsFile:
     def allow(self, text: str) -> Settings:
         """Add a folder that the owner typed. Raises Refused where it is none, or too wide."""
         folder = str(allowed_folder(text))
+        own = self.path.parent.resolve() / "models"
+        if Path(folder) in (own.parent, own) or own in Path(folder).parents:
+            raise Refused(
+                f"Werkbank's own models lie in {folder}.",
+                "They are in the lists already. Name the folder where others lie.",
+            )
         if folder in self.value.folders:
             raise Refused(f"{folder} is allowed already.", "Its models are in the list.")
         return self.change(folders=[*self.value.folders, folder])

@@ -80,6 +80,12 @@ def convert(source: Path, out: Path, say: Any = lambda **fields: None) -> Result
         say(say="progress", done=number, total=len(pickles), file=pickle.name)
         target = out / (pickle.relative_to(source).parent if source.is_dir() else "")
         target = target / safe_name(pickle.name)
+        if target in parts.get(target.parent, {}):
+            raise Refused(
+                f"{source.name} has its weights in several files that would get the name "
+                f"{target.name}.",
+                "Keep only one form of the model in the folder.",
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         names = _one(pickle, target, tied, result)
         parts.setdefault(target.parent, {})[target] = names

@@ -4,7 +4,7 @@ Stdin: one line {"id": 1, "name", "revision", "commit", "choice"}, and then noth
 that the page is gone or wants a pause, and the process ends at once. What has come stays, and the
 next process goes on from there. Stdout, a JSON object a line (`backends/runtime/frames.py`):
 
-    {"id": 1, "say": "plan", "commit", "bytes", "done", "choice", "ref", "shared"}   the hub was asked
+    {"id": 1, "say": "plan", "commit", "bytes", "done", "choice", "ref", "shared"}   it was asked
     {"id": 1, "say": "progress", "done", "speed", "file", "note"}   four a second at most
     {"id": 1, "say": "done", "ref"}
     {"id": 1, "say": "failed", "kind", "message", "hint"}

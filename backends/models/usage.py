@@ -87,8 +87,17 @@ def clear_copies(loaded: Collection[ModelRef] = ()) -> int:
     freed = 0
     for use in _copies():
         if use.path and not any(use.ref and _same(use.ref, other) for other in loaded):
-            freed += _remove(use.path)
+            freed += _remove_copy(use.path)
     return freed
+
+
+def _remove_copy(path: Path) -> int:
+    """0 where a process makes it at this moment: it holds the copy's lock."""
+    import filelock
+
+    with suppress(filelock.Timeout), filelock.FileLock(path.with_suffix(".lock"), timeout=0):
+        return _remove(path)
+    return 0
 
 
 # The hub's cache

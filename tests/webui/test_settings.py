@@ -92,6 +92,11 @@ def test_a_folder_is_kept_as_it_is_once_links_are_followed(file: Path, tmp_path:
     assert kept.allow(f"  {tmp_path / 'link'} ").folders == (str(models.resolve()),)
     with pytest.raises(Refused, match="allowed already"):
         kept.allow(str(models))
+    own = file.parent / "models" / "one"  # its models would be there under a second name, and
+    own.mkdir(parents=True)  # one that is loaded by it could be deleted by the other
+    for folder in (own, own.parent, file.parent):
+        with pytest.raises(Refused, match="own models"):
+            kept.allow(str(folder))
     models.rmdir()  # a drive that was unplugged
     assert SettingsFile(file).value.folders == (str(models.resolve()),)
     assert kept.forbid(str(models.resolve())).folders == ()

@@ -62,6 +62,14 @@ def weights() -> dict[str, Any]:
     }
 
 
+def test_two_forms_that_would_get_one_name_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    folder.mkdir()
+    torch.save({"w": torch.ones(2)}, folder / "model.bin")
+    torch.save({"w": torch.zeros(2)}, folder / "pytorch_model.bin")
+    assert "several files" in refused(folder).message
+
+
 def test_a_file_becomes_a_model_with_the_same_numbers(tmp_path: Path, home: Path) -> None:
     given = weights()
     torch.save({"state_dict": given, "epoch": 3}, tmp_path / "Mein altes.ckpt")

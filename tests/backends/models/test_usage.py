@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import filelock
 import pytest
 
 from backends.base import ModelRef, Refused
@@ -199,7 +200,12 @@ def test_copies_are_counted_and_come_back(places: Path) -> None:
     assert refs == {starter: 1000, None: 500}
     with pytest.raises(Refused, match="loaded"):
         usage.delete(starter, [starter])
-    assert usage.clear_copies([starter]) == 500 and copy.exists()
+    making = copy.with_name("1" * 32 + "-v1.partial")
+    making.mkdir()
+    (making / "model.safetensors").write_bytes(b"x" * 10)
+    with filelock.FileLock(making.with_suffix(".lock")):  # a load makes it right now
+        assert usage.clear_copies([starter]) == 500 and copy.exists() and making.exists()
+    assert usage.clear_copies([starter]) == 10 and not making.exists()
     assert usage.delete(starter) == 1000
     with pytest.raises(Refused, match="came with"):
         usage.delete(ref("starter:smollm2-135m-instruct"))
