@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,22 +273,31 @@ def _target(link: Path) -> Path | None:
 
 def _remove(path: Path) -> int:
     """A file, a folder, or a link itself; the bytes that came back, counted afterwards."""
-    before = _tree(path)
+    before = _tree(path, _alone)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    return before - _tree(path)
+    return before - _tree(path, _alone)
 
 
-def _tree(path: Path) -> int:
+def _tree(path: Path, size: Callable[[Path], int] | None = None) -> int:
     """Bytes of the files in it; links count nothing, whatever they lead to."""
+    size = size or _size
     if path.is_symlink() or not path.is_dir():
-        return _size(path)
+        return size(path)
     total = 0
     for here, _, files in os.walk(path):
-        total += sum(_size(Path(here, name)) for name in files)
+        total += sum(size(Path(here, name)) for name in files)
     return total
+
+
+def _alone(path: Path) -> int:
+    """Bytes that come back with the file: none where it has a second name (`plain_copy`)."""
+    try:
+        return _size(path) if path.lstat().st_nlink == 1 else 0
+    except OSError:
+        return 0
 
 
 def _size(path: Path) -> int:

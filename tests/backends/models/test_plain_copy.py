@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.base import ModelRef, Refused
-from backends.models import library, plain_copy
+from backends.models import library, plain_copy, usage
 from tests.backends.models import crafted
 
 CODED = {**crafted.CONFIG, "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}
@@ -38,6 +38,8 @@ def test_the_copy_has_the_same_weights_and_no_code(snapshot: Path) -> None:
     assert json.loads((folder / "tokenizer_config.json").read_text()) == {"model_max_length": 5}
     weights = folder / "model.safetensors"
     assert weights.samefile(snapshot / "model.safetensors")  # no room of its own
+    small = sum(f.stat().st_size for f in folder.iterdir() if f.stat().st_nlink == 1)
+    assert usage.delete(made) == small > 0 and (snapshot / "model.safetensors").exists()
     assert (snapshot / "config.json").read_text() == json.dumps(CODED)  # the hub's stays
     assert not [p for p in library.models_folder().iterdir() if p.name.startswith(".")]
 
