@@ -25,6 +25,7 @@ from webui.conversation_panel import Panel, build_conversation_panel, selected
 from webui.demo.panel import build_share
 from webui.form import Form, build_form
 from webui.model_picker import Picker, build_model_picker, line, problem
+from webui.opening import first_of_all
 from webui.preset_picker import build_preset_picker
 
 TITLE = "Chat"
@@ -169,6 +170,7 @@ class Chat:
         first = root.load(
             self.open_first, parts.current, everything, js=REMEMBERED, queue=False, **QUIET
         )
+        first_of_all(first)
         root.load(None, None, parts.box, js=DRAFT, **QUIET)
         compare.voted(self.vote, parts.current, everything, **QUIET)
         for event in (sent, clicked, opened, first):
@@ -189,6 +191,10 @@ class Chat:
         )  # fmt: skip
         self.picker.model.input(
             self.settings_of_model, self.picker.model, list(self.form.components), queue=False,
+            **QUIET,
+        )  # fmt: skip
+        self.picker.handed.change(
+            self.settings_of_model, self.picker.handed, list(self.form.components), queue=False,
             **QUIET,
         )  # fmt: skip
         parts.stop.click(self.stop, parts.current, None, queue=False, **QUIET)

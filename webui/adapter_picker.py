@@ -16,6 +16,7 @@ from backends.chat.params import AdapterUse
 from backends.models.adapters import ListedAdapter, list_adapters
 from webui.form import Form
 from webui.model_picker import gigabytes, line, problem
+from webui.opening import when_open
 
 SLOTS = 4  # adapters at once on the page; the backends take more
 NONE = ("none", "")
@@ -77,7 +78,7 @@ def with_adapters(form: Form, *, prefix: str, folder: Any) -> FormWithAdapters:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     for dropdown in dropdowns:
         dropdown.input(chosen, dropdowns, [*dropdowns, *sliders, about], queue=False, **quiet)
-    gr.context.Context.root_block.load(refresh, None, [*dropdowns, about], queue=False, **quiet)
+    when_open(refresh, None, [*dropdowns, about], queue=False, **quiet)
     return FormWithAdapters(form.cls, (*form.names, *names), (*form.components, *placed))
 
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from webui.bench import Bench
 from webui.demo.panel import build_banner
 from webui.gpu_panel import build_gpu_panel, build_gpu_strip
+from webui.opening import Opening
 from webui.settings_panel import build_settings
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -45,6 +46,7 @@ def build_page(bench: Bench, tabs: Sequence[Tab]) -> gr.Blocks:
     with gr.Blocks(
         title="Werkbank", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)
     ) as page:
+        page.opening = opening = Opening()
         with gr.Row(elem_id="top"):
             gr.HTML(BRAND)
             build_gpu_strip()
@@ -55,6 +57,7 @@ def build_page(bench: Bench, tabs: Sequence[Tab]) -> gr.Blocks:
             for tab in tabs:
                 with gr.Tab(tab.TITLE, elem_id=f"tab-{tab.__name__.rpartition('.')[2]}"):  # type: ignore[attr-defined]
                     tab.build(bench)
+        opening.wire(page)
     tune(page)
     return page
 

@@ -17,6 +17,7 @@ from backends.runtime.resident import held_bytes
 from webui.bench import Bench, Loading, sentences
 from webui.fit_panel import build_fit_buttons, chosen_change, fits_html
 from webui.form import Form, build_form
+from webui.opening import when_open
 
 NONE_YET = (
     "No model for this task is on this machine. Run python launch.py again to fetch the starter "
@@ -46,6 +47,7 @@ class Picker:
     unload: Any
     forms: dict[str, Form]
     groups: dict[str, Any]
+    handed: Any  # the model that another tab sent here, as a hidden text
 
     @property
     def first(self) -> Listed | None:
@@ -118,6 +120,7 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
         )  # fmt: skip
         status = gr.HTML(model_status(bench, first, {}), elem_id=f"{task}-model-status")
         ways = build_fit_buttons(task)
+        handed = gr.Textbox(visible=False)
         with gr.Row(elem_classes="buttons"):
             load = gr.Button("Load", variant="primary", size="sm", elem_id=f"{task}-load")
             cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{task}-load-cancel")
@@ -130,7 +133,7 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
                         forms[name] = build_form(
                             backend.card.load_options, prefix=f"{task}-{name}", fold=False
                         )
-    picker = Picker(bench, task, model, status, load, cancel, unload, forms, groups)
+    picker = Picker(bench, task, model, status, load, cancel, unload, forms, groups, handed)
     _wire(picker)
     ways.select(
         picker.change, picker.inputs, picker.inputs[1:], queue=False, show_progress="hidden",
@@ -154,7 +157,8 @@ def _wire(picker: Picker) -> None:
         choices = [(choice_label(m), m.id) for m in listed]
         # Only a value that must change is set: the user may have chosen meanwhile.
         value = {} if chosen == name else {"value": chosen}
-        return [gr.Dropdown(choices=choices, **value), *picker.show(chosen, *values)]
+        sent = handed if chosen == handed else gr.skip()
+        return [gr.Dropdown(choices=choices, **value), sent, *picker.show(chosen, *values)]
 
     async def follow_load() -> AsyncGenerator[list[Any], None]:
         yield [gr.skip()] * 3  # a generator that yields nothing would empty them
@@ -184,12 +188,11 @@ def _wire(picker: Picker) -> None:
         return await unload_and_tell(bench, name)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    page = gr.context.Context.root_block
-    shown = [picker.model, picker.status, *groups]
-    page.load(refresh, picker.inputs, shown, queue=False, **quiet)
+    shown = [picker.model, picker.handed, picker.status, *groups]
+    when_open(refresh, picker.inputs, shown, queue=False, **quiet)
     if tab := tab_of(gr.context.Context.block):  # a model may have come meanwhile, or been chosen
         tab.select(refresh, picker.inputs, shown, queue=False, **quiet)
-    page.load(follow_load, None, outputs, **quiet)
+    when_open(follow_load, None, outputs, **quiet)
     picker.model.input(picker.show, picker.inputs, [picker.status, *groups], queue=False, **quiet)
     for component in picker.inputs[1:]:
         component.change(

@@ -12,6 +12,7 @@ from backends.params import Params, read
 from webui.bench import Bench
 from webui.form import Form
 from webui.model_picker import line, problem
+from webui.opening import when_open
 from webui.presets import Presets
 
 
@@ -63,9 +64,7 @@ class PresetPicker:
         gr.on([self.save.click, self.name.submit], save, [self.name, self.chosen, *fields],
               outputs, **quiet)  # fmt: skip
         self.delete.click(delete, self.chosen, outputs, **quiet)
-        gr.context.Context.root_block.load(
-            lambda: gr.Dropdown(choices=self._names()), None, self.chosen, **quiet
-        )
+        when_open(lambda: gr.Dropdown(choices=self._names()), None, self.chosen, **quiet)
 
     def _names(self) -> list[str]:
         return [p.name for p in self.presets.all()]

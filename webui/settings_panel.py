@@ -14,6 +14,7 @@ from webui.form import Form, build_form
 from webui.model_picker import line, problem
 from webui.models.token import build_token, token_line
 from webui.models.view import size
+from webui.opening import when_open
 from webui.places import clear_made, places
 from webui.settings import Settings
 
@@ -66,7 +67,7 @@ def build_settings(bench: Bench) -> None:
     close.click(lambda: gr.Group(visible=False), None, dialog, **NOW)
     save.click(handlers.save, list(form.components), [said, theme], **NOW)
     theme.change(None, theme, theme, js=APPLY)
-    gr.context.Context.root_block.load(lambda: bench.settings.value.theme, None, theme, **NOW)
+    when_open(lambda: bench.settings.value.theme, None, theme, **NOW)
     gr.on(
         [allow.click, typed.submit], handlers.allow, typed, [said, folders, typed], **NOW
     )  # fmt: skip

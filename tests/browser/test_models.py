@@ -241,6 +241,8 @@ def test_chat_with_it_opens_the_chat_with_that_model(open_page: Open, served: Se
     press(echo, "chat")
     expect(page.locator("#chat-model input")).to_be_visible()
     expect(page.locator("#chat-model input")).to_have_value("Echo (no model)", timeout=10_000)
+    # With the model's own settings: the one that was chosen before answers at temperature 0.
+    expect(page.locator("#chat-temperature input[type=number]")).to_have_value("0.7")
 
 
 @pytest.mark.model
