@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,16 +17,28 @@ pytestmark = pytest.mark.browser
 Open = Callable[..., Page]
 
 
+def settled(server: Served) -> bool:
+    """Whether an earlier test left the model loaded, once its last answer has ended."""
+    deadline = time.monotonic() + 20
+    while True:
+        states = [w["state"] for w in server.health()["workers"] if w["model"] == STARTER]
+        if states in ([], ["ready"]):
+            return bool(states)
+        assert time.monotonic() < deadline, states
+        time.sleep(0.2)
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_line_follows_the_context_length(
     server: Served, open_page: Open, picture: Callable[[Page, str], None], scheme: str, width: int
 ) -> None:
     size = {"width": width, "height": 900}
+    loaded = settled(server)
     page = open_page(server, color_scheme=scheme, viewport=size, dies=True)
     status = page.locator("#chat-model-status")
-    if any(worker["model"] == STARTER for worker in server.health()["workers"]):
-        expect(status).to_contain_text("Ready")  # by an earlier test
+    if loaded:
+        expect(status).to_contain_text("Ready")
         page.locator("#chat-unload").click()
         expect(status).to_contain_text("came back")
         page.reload()
