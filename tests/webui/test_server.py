@@ -102,7 +102,9 @@ def test_api_gpu_answers_readings_since_a_number(server: Served) -> None:
         assert len(again["readings"]) <= 1
         assert "activity" not in again
         opened = client.get("/api/gpu", params={"seq": -600, "panel": 1}).json()
-        assert opened["activity"] == [] and opened["now"] >= opened["readings"][-1]["at"]
+        # Other tests have loaded and asked on this server.
+        assert all({"id", "kind", "label", "device"} <= set(run) for run in opened["activity"])
+        assert opened["now"] >= opened["readings"][-1]["at"]
         assert client.post("/api/gpu/dismiss", params={"alert": "none"}).status_code == 200
 
 
