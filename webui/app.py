@@ -58,8 +58,16 @@ def build_page(bench: Bench, tabs: Sequence[Tab]) -> gr.Blocks:
                 with gr.Tab(tab.TITLE, elem_id=f"tab-{tab.__name__.rpartition('.')[2]}"):  # type: ignore[attr-defined]
                     tab.build(bench)
         opening.wire(page)
+        build_nudge()
     tune(page)
     return page
+
+
+def build_nudge() -> None:
+    """One more event, for assets/stream_guard.js. Call it in the page's first `with`: at the end of
+    every one Gradio makes its whole app anew."""
+    nudge = gr.Button("Listen", elem_id="nudge", visible="hidden")
+    nudge.click(lambda: None, show_progress="hidden", api_visibility="private")
 
 
 def tune(page: gr.Blocks) -> None:
@@ -73,9 +81,6 @@ def tune(page: gr.Blocks) -> None:
     page._queue.max_thread_count = OPEN_EVENTS
     page._queue.sleep_when_free = QUEUE_POLL
     page._queue.progress_update_sleep_when_free = PROGRESS_POLL
-    with page:  # assets/stream_guard.js presses it
-        nudge = gr.Button("Listen", elem_id="nudge", visible="hidden")
-        nudge.click(lambda: None, show_progress="hidden", api_visibility="private")
 
 
 def theme() -> gr.themes.Base:

@@ -10,7 +10,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from backends.base import Refused
-from webui.app import mount, tune
+from webui.app import build_nudge, mount, tune
 from webui.chat.markdown import drawable
 from webui.demo.door import VISITOR, DemoDoor
 from webui.demo.quota import Visitor
@@ -72,6 +72,7 @@ def build_page(bench: Bench, demo: Demo) -> gr.Blocks:
             )
             new = gr.Button("New chat", min_width=70, elem_id="demo-new")
         _wire(bench, demo, page, [log, status, send, halt], box, new)
+        build_nudge()
     tune(page)
     return page
 
