@@ -172,10 +172,10 @@ def _wire(picker: Picker) -> None:
         async for status, busy in load_and_tell(picker, values):
             yield [status, gr.Button(interactive=not busy), gr.Button(visible=busy)]
 
-    async def cancel(name: str) -> None:  # async: tasks belong to the event loop
-        for loading in list(bench.loadings.values()):
-            if loading.resident.model == str(bench.find(name).ref):
-                loading.cancel()
+    async def cancel(name: str | None) -> None:  # async: tasks belong to the event loop
+        chosen = next((m for m in bench.models(task) if m.id == name), None)
+        if chosen and (loading := bench.loadings.get(str(chosen.ref))):
+            loading.cancel()
 
     def reckon(name: str | None, *values: Any) -> Any:
         """The line for other load options; nothing where the model is there or on its way."""

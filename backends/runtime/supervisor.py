@@ -163,12 +163,11 @@ class Supervisor:
                     yield last
         if not (isinstance(last, Failed) and last.out_of_memory):
             return
-        child, resident.child = resident.child, None  # its end is no crash of the next one
         said = shrink(resident, on_gpu=await self.grant(resident) > 0)
         if not said:
-            resident.child = child
             yield last
             return
+        child, resident.child = resident.child, None  # its end is no crash of the next one
         if child:
             await child.stop(grace=0.5)
         yield Notice(said)

@@ -317,4 +317,5 @@ def test_it_looks_right(
     opened(page)
     page.wait_for_timeout(1200)
     no_sideways_scrolling(page)
+    assert page.get_by_text("Card and memory").first.is_visible()
     picture(page, f"panel-two-cards-{colours}-{width}")

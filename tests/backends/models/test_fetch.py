@@ -277,7 +277,8 @@ def test_more_than_was_listed_is_not_kept(fake: FakeHub) -> None:
         return handler.part == "cdn"
 
     fake.faults.append(longer)
-    refusal("changed")
+    said = refusal("changed")
+    assert said.message and said.hint
 
 
 def test_a_disk_that_is_too_small_is_told_before(fake: FakeHub) -> None:
