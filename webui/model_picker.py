@@ -147,7 +147,7 @@ def _wire(picker: Picker) -> None:
     outputs = [picker.status, picker.load, picker.cancel]
     groups = list(picker.groups.values())
 
-    def refresh(name: str | None, *values: Any) -> list[Any]:
+    def refresh(status: str | None, name: str | None, *values: Any) -> list[Any]:
         listed = bench.models(task)
         known = [m.id for m in listed]
         handed = bench.handed.pop(task, None)
@@ -155,10 +155,14 @@ def _wire(picker: Picker) -> None:
         first = first_choice(bench, listed)
         chosen = wanted if wanted in known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
-        # Only a value that must change is set: the user may have chosen meanwhile.
-        value = {} if chosen == name else {"value": chosen}
         sent = handed if chosen == handed else gr.skip()
-        return [gr.Dropdown(choices=choices, **value), sent, *picker.show(chosen, *values)]
+        line, *columns = picker.show(chosen, *values)
+        if chosen != name:
+            return [gr.Dropdown(choices=choices, value=chosen), sent, line, *columns]
+        # Only what must change is set: the user may have chosen another meanwhile, and what is
+        # typed into options would be gone once they were out of sight.
+        line = gr.skip() if line == status else line
+        return [gr.Dropdown(choices=choices), sent, line, *(gr.skip() for _ in columns)]
 
     async def follow_load() -> AsyncGenerator[list[Any], None]:
         yield [gr.skip()] * 3  # a generator that yields nothing would empty them
@@ -189,9 +193,10 @@ def _wire(picker: Picker) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [picker.model, picker.handed, picker.status, *groups]
-    when_open(refresh, picker.inputs, shown, queue=False, **quiet)
+    seen = [picker.status, *picker.inputs]
+    when_open(refresh, seen, shown, queue=False, **quiet)
     if tab := tab_of(gr.context.Context.block):  # a model may have come meanwhile, or been chosen
-        tab.select(refresh, picker.inputs, shown, queue=False, **quiet)
+        tab.select(refresh, seen, shown, queue=False, **quiet)
     when_open(follow_load, None, outputs, **quiet)
     picker.model.input(picker.show, picker.inputs, [picker.status, *groups], queue=False, **quiet)
     for component in picker.inputs[1:]:

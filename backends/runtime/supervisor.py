@@ -76,6 +76,7 @@ class Supervisor:
         self.warm = Spare(folder, spare, on_spare)
         self._counter = 0
         self._settling: set[asyncio.Task[None]] = set()
+        self._ended: set[Child] = set()  # killed, and no resident's child any more
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -88,7 +89,7 @@ class Supervisor:
             self._watch.cancel()
         children = [r.child for r in self.residents.values() if r.child]
         children += [self.warm.child] if self.warm.child else []
-        await asyncio.gather(*(c.stop() for c in children if c.alive))
+        await asyncio.gather(*(c.stop() for c in {*children, *self._ended} if c.alive))
 
     @property
     def spare(self) -> Child | None:
@@ -141,8 +142,7 @@ class Supervisor:
                 return
             if resident.child and resident.child.alive:  # stuck: two processes for one are too many
                 stuck, resident.child = resident.child, None  # its end is no crash of the next one
-                stuck.ending = "hung"
-                stuck.kill()
+                self._end(stuck, "hung")
             self._state(resident, "loading")
             try:
                 async with contextlib.aclosing(self._bring_in(resident)) as events:
@@ -195,7 +195,7 @@ class Supervisor:
             return
         grant = await self.grant(resident)
         if resident.id not in self.residents:
-            child.kill()
+            self._end(child, "unloaded")
             yield UNLOADED
             return
         resident.child = child
@@ -213,8 +213,13 @@ class Supervisor:
         self.residents.pop(resident.id, None)
         self._state(resident, state)
         if resident.child and resident.child.alive:
-            resident.child.ending = resident.child.ending or "stopped"
-            resident.child.kill()
+            self._end(resident.child, resident.child.ending or "stopped")
+
+    def _end(self, child: Child, ending: str) -> None:
+        """Kill it, and keep it in sight until it is gone: `stop` waits for it."""
+        self._ended = {c for c in self._ended if c.alive} | {child}
+        child.ending = ending
+        child.kill()
 
     def _loaded(self, resident: Resident, event: Event) -> None:
         self.warm.wait()

@@ -34,8 +34,16 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     errors: list[str] = []
     contexts = []
 
-    def opener(served: Served, path: str = "", *, dies: bool = False, **options: object) -> Page:
-        """`dies`: the test kills the server or leaves the page, so broken connections are fine."""
+    def opener(
+        served: Served,
+        path: str = "",
+        *,
+        dies: bool = False,
+        before: Callable[[Page], None] = lambda page: None,
+        **options: object,
+    ) -> Page:
+        """`dies`: the test kills the server or leaves the page, so broken connections are fine.
+        `before` gets the page while it is still empty."""
         context = browser.new_context(
             **{"viewport": {"width": 1440, "height": 810}, **options}  # type: ignore[arg-type]
         )
@@ -61,6 +69,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.on("requestfailed", ended)
         page.on("pageerror", lambda error: failed(str(error)))
         page.on("console", lambda m: failed(m.text) if m.type == "error" else None)
+        before(page)
         page.goto(served.url + path)
         page.get_by_role("tab", name="Chat").wait_for()
         return page

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, Request, expect
+from playwright.sync_api import APIResponse, Page, Request, Route, expect
 
 from tests.served import Served, serving
 
@@ -374,6 +374,33 @@ def test_a_message_elsewhere_waits_its_turn_while_another_is_answered(
     expect(page.locator("#chat-log .bot .usage")).to_contain_text("stopped")
     page.locator("#conversations button", has_text="capital").first.click()
     expect(page.locator("#chat-log .bot")).to_contain_text("Paris", timeout=20_000)
+
+
+def test_what_is_typed_before_the_pages_first_answers_come_stays(
+    server: Served, open_page: Open
+) -> None:
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        """The model picker's own question at the start, which begins with its status line."""
+        answer = route.fetch()
+        data = route.request.post_data_json["data"]
+        if data and str(data[0]).startswith('<div class="line'):
+            held.append((route, answer))
+        else:
+            route.fulfill(response=answer)
+
+    page = open_page(server, before=lambda page: page.route("**/run/predict*", hold))
+    choose_model(page, "Echo")
+    page.get_by_role("button", name="How to load it").click()
+    set_number(page, "chat-echo-load-seconds", 6)
+    assert held
+    for route, answer in held:
+        route.fulfill(response=answer)
+    page.wait_for_timeout(500)  # until they are drawn
+    expect(page.locator("#chat-echo-load-seconds input[type=number]")).to_have_value("6")
+    expect(page.locator("#chat-model input")).to_have_value(re.compile("Echo"))
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_a_reload_while_a_model_loads_goes_on_showing_it(server: Served, open_page: Open) -> None:
