@@ -6,5 +6,8 @@ from backends.base import Backend
 from backends.chat.llama_cpp import LlamaCpp
 from backends.chat.transformers_chat import TransformersChat
 from backends.echo import Echo
+from backends.finetune.dataset import DatasetDoctor
 
-BACKENDS: dict[str, type[Backend]] = {b.card.name: b for b in (LlamaCpp, TransformersChat, Echo)}
+BACKENDS: dict[str, type[Backend]] = {
+    b.card.name: b for b in (LlamaCpp, TransformersChat, Echo, DatasetDoctor)
+}
