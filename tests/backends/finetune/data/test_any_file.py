@@ -175,8 +175,8 @@ def test_any_bytes(tmp_path: Path) -> None:
 
 
 def test_spoiled_parquet(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow as arrow
+    import pyarrow.parquet as parquet
 
     rng = random.Random(6)
     rows = [

@@ -381,8 +381,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_parquet(tmp_path: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow as arrow
+    import pyarrow.parquet as parquet
 
     rows = [{"messages": [{"role": "user", "content": "Grüße"},
                           {"role": "assistant", "content": f"Hallo {n}"}], "id": n}
