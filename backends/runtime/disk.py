@@ -40,6 +40,55 @@ def read_json(file: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+class Lines:
+    """A file of JSON objects, one a line, that only grows. Raises OSError where the disk is full.
+
+    A line that a killed process left half is closed first, so that it spoils no other.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._out = file.open("ab")
+        if self._out.tell() and not _ends_whole(file):
+            self._out.write(b"\n")
+
+    def add(self, value: dict[str, Any]) -> None:
+        """Write one line and hand it to the system."""
+        self._out.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+        self._out.flush()
+
+    def close(self) -> None:
+        self._out.close()
+
+
+def _ends_whole(file: Path) -> bool:
+    with file.open("rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read() == b"\n"
+
+
+def read_lines(file: Path, since: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The objects of a file of `Lines` from byte `since` on, and where to go on reading.
+
+    A last line without its end is left for the next time; what is no object is passed over.
+    """
+    try:
+        with file.open("rb") as handle:
+            handle.seek(since)
+            data = handle.read()
+    except FileNotFoundError:
+        return [], since
+    whole = data[: data.rfind(b"\n") + 1]
+    found = []
+    for line in whole.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found, since + len(whole)
+
+
 def sync(file: Path) -> None:
     """Wait until what was written to `file` is on the disk."""
     with file.open("rb+") as handle:  # Windows syncs only what is open for writing

@@ -93,6 +93,46 @@ def start_flags() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
+def start_detached(
+    command: list[str], environment: dict[str, str], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """A process that outlives this one: own session, no pipe to us, output to a file.
+
+    Windows may forbid it to leave our job object; then it ends with the window.
+    """
+    where: dict[str, Any] = {
+        "cwd": CHECKOUT, "env": environment, "stdin": subprocess.DEVNULL, "stdout": log,
+        "stderr": log,
+    }  # fmt: skip
+    if sys.platform == "win32":
+        flags = start_flags()["creationflags"]
+        with contextlib.suppress(PermissionError):
+            away = flags | subprocess.CREATE_BREAKAWAY_FROM_JOB
+            return subprocess.Popen(command, creationflags=away, **where)
+    return subprocess.Popen(command, **start_flags(), **where)
+
+
+def is_alive(pid: int, created: float) -> bool:
+    """Whether the process that had this id then runs still: an id is given again, and a zombie is
+    dead. `created` as psutil says it."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created) < 1.0
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ask_to_end(pid: int) -> None:
+    """SIGTERM to the process and its group. Windows has no such thing: nothing happens there."""
+    if sys.platform != "win32":
+        try:
+            os.killpg(pid, signal.SIGTERM)
+        except (ProcessLookupError, PermissionError):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+
 def kill_tree(pid: int) -> None:
     """End the process and everything it started, now."""
     tree: list[psutil.Process] = []
@@ -129,3 +169,23 @@ def lock_file(path: Path) -> IO[str] | None:
         handle.close()
         return None
     return handle
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another holds the lock of `lock_file`. Those who look never stand in one another's
+    way, but one who takes it at that moment must try twice."""
+    if not path.exists():
+        return False
+    if sys.platform == "win32":
+        handle = lock_file(path)
+        if handle:
+            handle.close()
+        return handle is None
+    import fcntl
+
+    with path.open("rb") as looked:
+        try:
+            fcntl.flock(looked, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,93 @@
+"""What a job's spec.json asks for, read and checked: by the page before it is written, by the job
+before it starts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from backends import BACKENDS
+from backends.base import Backend, ModelRef, Refused
+from backends.params import read
+
+TEXTS = ("task", "method", "base", "dataset", "name")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A spec as objects. `dataset` is a path, a name of the hub (`hub:…`), or empty."""
+
+    backend: type[Backend]
+    model: ModelRef
+    options: Any
+    params: Any
+    dataset: str
+
+
+def understand(spec: dict[str, Any], folder: Path) -> Asked:
+    """Raises Refused, or ValueError in sentences. `folder` is the job's own.
+
+    The params get `folder` and `dataset` from here, where their class has such fields.
+    """
+    for key in TEXTS:
+        if not isinstance(spec.get(key, ""), str):
+            raise ValueError(f"The job's {key} is no text. Write it in quotes.")
+    backend = BACKENDS.get(spec.get("method", ""))
+    if backend is None:
+        known = ", ".join(BACKENDS)
+        raise Refused(f"There is no method {spec.get('method', '')!r}.", f"Choose one of: {known}.")
+    card = backend.card
+    if spec.get("task") != card.task:
+        raise Refused(
+            f"The method {card.name} belongs to the task {card.task!r}, not {spec.get('task')!r}.",
+            "Write that task into the spec.",
+        )
+    given = spec.get("params") or {}
+    if not isinstance(given, dict):
+        raise ValueError("The job's params are no object. Send named settings.")
+    own = {f.name for f in fields(card.params)}
+    known_here = {"folder": str(folder), "dataset": spec.get("dataset", "")}
+    params = {**given, **{key: value for key, value in known_here.items() if key in own}}
+    return Asked(
+        backend,
+        ModelRef.parse(spec.get("base") or "none:"),
+        read(card.load_options, spec.get("options") or {}),
+        read(card.params, params),
+        spec.get("dataset", ""),
+    )
+
+
+def absolute_dataset(dataset: str, beside: Path) -> str:
+    """A relative path counts from `beside`; a name of the hub stays. Raises Refused where there is
+    no such file."""
+    if not dataset or dataset.startswith("hub:"):
+        return dataset
+    path = (beside / Path(dataset).expanduser()).resolve()
+    if not path.exists():
+        raise Refused(f"There is no dataset {path}.", "Name a file that is there.")
+    return str(path)
+
+
+def digest(dataset: str) -> str:
+    """The sha256 of a dataset's file; "" for what is none. Takes a second a gigabyte."""
+    path = Path(dataset)
+    if not dataset or not path.is_file():
+        return ""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def same_dataset(spec: dict[str, Any]) -> None:
+    """Raises Refused where the dataset is not the one that the job was made with."""
+    recorded, dataset = spec.get("dataset_sha256"), spec.get("dataset", "")
+    if not recorded:
+        return
+    if not Path(dataset).is_file():
+        raise Refused(f"The dataset {dataset} is gone.", "Put it back, then resume the job.")
+    if digest(dataset) != recorded:
+        raise Refused(
+            f"The dataset {dataset} has changed since this job was made.",
+            "Put the old file back and resume, or make a new job with this one.",
+        )
