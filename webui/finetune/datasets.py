@@ -1,0 +1,234 @@
+"""The user's datasets: dropped here or lying in an allowed folder, and how each is to be read.
+
+    HOME/datasets/<id>/how.json     replaced whole: name, place, reading, mapping, steps, undo
+    HOME/datasets/<id>/file/<name>  of an upload; what lies in an allowed folder is never copied
+    HOME/datasets/.trash/<id>       deleted, until a day later
+
+Blocking, and quick but for a move between disks: call it in a thread where that may be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from backends.base import Refused
+from backends.models import adding
+from backends.params import read
+
+ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
+TRASH_SECONDS = 86_400.0
+FILE_BYTES = 4_000_000  # of one how.json; more is not read
+MOST_UNDOS = 100
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class How:
+    """How a dataset is read and repaired: plain JSON, as `Dataset.as_dict` gives it."""
+
+    reading: dict[str, Any] = field(default_factory=dict)
+    mapping: dict[str, Any] = field(default_factory=dict)
+    steps: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One dataset. `path` is absolute; `own`: the file is ours and goes with it.
+
+    before: how it was, the oldest first, for undo. said: what the doctor last said of it, by kind.
+    """
+
+    id: str
+    name: str
+    path: str
+    own: bool
+    added: float  # seconds since 1970, to be shown and sorted by
+    how: How = How()
+    before: tuple[How, ...] = ()
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+class Datasets:
+    """All of them, in HOME/datasets. Nothing is kept in memory: two pages see the same."""
+
+    def __init__(self, home: Path, allowed: Callable[[], Sequence[Path]] = tuple) -> None:
+        self.folder, self.allowed = home / "datasets", allowed
+        self.trash = self.folder / ".trash"
+
+    # Adding
+
+    def take(self, file: Path, uploads: Path, name: str = "") -> Kept:
+        """An upload, moved here. Raises Refused where it lies elsewhere or the disk is full."""
+        source = adding.uploaded(file, uploads)
+        wanted = adding.clean_name(name or source.name)
+        staged = self.folder / f".adding-{secrets.token_hex(6)}"
+        try:
+            (staged / "file").mkdir(parents=True, mode=0o700)
+            shutil.move(source, staged / "file" / wanted)
+            return self._keep(wanted, staged)
+        except OSError as error:
+            raise self._sentence(error) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def copy(self, file: Path) -> Kept:
+        """One that comes with Werkbank, copied so that it may be changed and deleted."""
+        staged = self.folder / f".adding-{secrets.token_hex(6)}"
+        try:
+            (staged / "file").mkdir(parents=True, mode=0o700)
+            shutil.copyfile(file, staged / "file" / file.name)
+            return self._keep(file.name, staged)
+        except OSError as error:
+            raise self._sentence(error) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def point(self, text: str) -> Kept:
+        """A file or folder of this computer that lies in an allowed folder; it is not copied."""
+        allowed = [folder.resolve() for folder in self.allowed()]
+        try:
+            real = Path(text.strip()).expanduser().resolve(strict=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise Refused(
+                f"There is no file {text.strip()[:200]!r} on this computer.",
+                "Check how it is written.",
+            ) from error
+        if not any(real.is_relative_to(folder) for folder in allowed):
+            known = ", ".join(map(str, allowed)) or "none yet"
+            raise Refused(
+                f"{real} is not in an allowed folder (allowed: {known}).",
+                "Allow its folder under Settings, or drop the file here.",
+            )
+        return self._keep(real.name, None, real)
+
+    def _keep(self, name: str, staged: Path | None, path: Path | None = None) -> Kept:
+        slug = re.sub(r"[^a-z0-9]+", "-", Path(name).stem.lower()).strip("-")[:40] or "data"
+        id = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
+        place = self.folder / id
+        kept = Kept(id, name, str(path or place / "file" / name), path is None, time.time())
+        try:
+            if staged is None:
+                staged = self.folder / f".adding-{secrets.token_hex(6)}"
+                staged.mkdir(parents=True, mode=0o700)
+            self._write(kept, staged)
+            os.replace(staged, place)
+        except OSError as error:
+            raise self._sentence(error) from error
+        return kept
+
+    # Looking
+
+    def all(self) -> list[Kept]:
+        """The newest first; a folder whose how.json cannot be read is passed over."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self.folder):
+                with contextlib.suppress(Refused):
+                    if ID.fullmatch(entry.name):
+                        found.append(self.get(entry.name))
+        return sorted(found, key=lambda kept: -kept.added)
+
+    def get(self, id: str) -> Kept:
+        """Raises Refused for what is not there."""
+        file = self._place(id) / "how.json"
+        try:
+            if file.stat().st_size > FILE_BYTES:
+                raise ValueError("too large")
+            data = json.loads(file.read_text("utf-8"))
+            return read(Kept, data)
+        except (OSError, ValueError) as error:
+            raise Refused("This dataset is not there any more.", "Choose another one.") from error
+
+    # Changing
+
+    def change(self, id: str, **values: Any) -> Kept:
+        """Read, mapped or repaired otherwise; what was said of its rows no longer counts."""
+        kept = self.get(id)
+        how = replace(kept.how, **values)
+        if how == kept.how:
+            return kept
+        before = (*kept.before, kept.how)[-MOST_UNDOS:]
+        return self._replace(replace(kept, how=how, before=before, said={}))
+
+    def undo(self, id: str) -> Kept:
+        """As it was before the last change; itself where there was none."""
+        kept = self.get(id)
+        if not kept.before:
+            return kept
+        return self._replace(replace(kept, how=kept.before[-1], before=kept.before[:-1], said={}))
+
+    def remember(self, id: str, how: How, **said: Any) -> None:
+        """What the doctor said of it; nothing where it is another by now, or gone."""
+        with contextlib.suppress(Refused):
+            kept = self.get(id)
+            if kept.how == how:
+                self._replace(replace(kept, said=kept.said | said))
+
+    def delete(self, id: str) -> None:
+        """Into the trash, from where `restore` brings it back within a day."""
+        place = self._place(id)
+        try:
+            self.trash.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._empty_trash()
+            os.replace(place, self.trash / id)
+            os.utime(self.trash / id)
+        except FileNotFoundError as error:
+            raise Refused("This dataset is not there any more.", "Choose another one.") from error
+        except OSError as error:
+            raise self._sentence(error) from error
+
+    def restore(self, id: str) -> Kept:
+        place = self._place(id)
+        try:
+            os.replace(self.trash / id, place)
+        except OSError as error:
+            raise Refused("It cannot be brought back.", "Drop the file here again.") from error
+        return self.get(id)
+
+    def _empty_trash(self) -> None:
+        for entry in os.scandir(self.trash):
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime > TRASH_SECONDS:
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+    def _replace(self, kept: Kept) -> Kept:
+        try:
+            self._write(kept, self._place(kept.id))
+        except OSError as error:
+            raise self._sentence(error) from error
+        return kept
+
+    def _write(self, kept: Kept, folder: Path) -> None:
+        part = folder / f".how-{secrets.token_hex(4)}"
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                json.dump(asdict(kept), file, ensure_ascii=False)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, folder / "how.json")
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _place(self, id: str) -> Path:
+        if not ID.fullmatch(id):
+            raise Refused("This dataset is not there any more.", "Choose another one.")
+        return self.folder / id
+
+    def _sentence(self, error: OSError) -> Refused:
+        if error.errno in FULL_DISK:
+            return Refused(
+                f"The disk of {self.folder} is full.", "Free some space, then try again."
+            )
+        return Refused(
+            f"{self.folder} could not be written ({error.strerror}).", "Check who may write there."
+        )
