@@ -1,4 +1,4 @@
-"""A training without a model, and a way to put it into the job's process: real files, real kills."""
+"""A training without a model, put into the job's own process: real files, real kills."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CountingParams(Params):
 
 
 class Counting(Backend):
-    """Trains nothing: the "weights" are the sum of the steps, so that a resume can be told wrong."""
+    """Trains nothing: its weights are the sum of the steps, so that a wrong resume shows."""
 
     card = Card(name="counting", task="finetune", params=CountingParams)
 
