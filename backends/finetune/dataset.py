@@ -88,7 +88,7 @@ class DatasetDoctor(Backend):
     def run(self, params: DatasetParams) -> Iterator[Event]:
         dataset = opened(params)
         yield Item("dataset", about(dataset, params))
-        if params.do == "examine":
+        if params.do == "examine" and not dataset.mapping.missing():  # else "dataset" says it
             yield from self._examine(dataset, params.exact)
         elif params.do == "write":
             yield from self._write(dataset, Path(params.out))

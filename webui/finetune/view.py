@@ -1,0 +1,114 @@
+"""A dataset as HTML: what it is, what is wrong with it, how long its rows are, some of them.
+
+Everything that comes from the file is escaped. Numbers are those of `backends.finetune.dataset`.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from webui.model_picker import gigabytes, line
+
+NOTHING_YET = (
+    '<div class="empty"><h3>Drop a dataset</h3><p>JSON, JSONL, CSV, TSV, Parquet, text, Markdown, '
+    "or a ZIP of these. Every row is checked before anything is trained, and your file is never "
+    "changed.</p></div>"
+)
+ROLES = {"system": "System", "user": "User", "assistant": "Answer", "tool": "Tool"}
+ROWS_NAMED = 8  # of one finding
+
+
+def head(about: dict[str, Any], report: dict[str, Any] | None) -> str:
+    """One line: what it was recognised as and how large it is; the evidence under it."""
+    rows = f"{report['rows']:,} rows · " if report else ""
+    title = escape(str(about["title"]))
+    notes = " ".join(str(note) for note in about["notes"])
+    told = (
+        f'<div class="data-title"><b>{title}</b> · {rows}{gigabytes(about["bytes"])}</div>'
+        f'<div class="line note">{escape(about["evidence"])} {escape(notes)}</div>'
+    )
+    if about["missing"]:
+        told += line(f"It is not known what its columns mean. {about['missing']}", "bad")
+    return told
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """How many rows will be trained on, and each finding with its rows."""
+    kept, left_out = report["kept"], report["left_out"]
+    if not report["complete"]:
+        told = line(f"Stopped after {report['rows']:,} rows: the rest was not checked.", "bad")
+    elif left_out:
+        told = line(f"{kept:,} rows can be trained on, {left_out:,} are left out.", "note")
+    else:
+        told = line(f"All {kept:,} rows can be trained on.", "good")
+    for note in report["notes"]:
+        told += line(str(note), "note")
+    return told + "".join(finding(f) for f in report["findings"])
+
+
+def finding(found: dict[str, Any]) -> str:
+    """One kind of fault, folded: its sentence, what to do, its first rows."""
+    rows = found["rows"]
+    items = "".join(
+        f"<li><code>{escape(str(place))}</code> {escape(str(sentence))}</li>"
+        for _, place, sentence in rows[:ROWS_NAMED]
+    )
+    more = found["count"] - min(len(rows), ROWS_NAMED)
+    rest = f"<li>and {more:,} more</li>" if more > 0 else ""
+    kind = "bad" if found["level"] == "error" else "note"
+    return (
+        f'<details class="finding {kind}"><summary>{escape(found["text"])}</summary>'
+        f"<p>{escape(found['help'])}</p><ul>{items}{rest}</ul></details>"
+    )
+
+
+def lengths(told: dict[str, Any], chosen: int) -> str:
+    """Bars of how many rows have so many tokens, and what the chosen length (tokens) cuts."""
+    bars = told["histogram"]
+    if not bars:
+        return ""
+    most = max(count for _, _, count in bars) or 1
+    about = "" if told["exact"] else "about "
+    drawn = "".join(
+        f'<i class="{"over" if low >= chosen else ""}" '
+        f'style="height:{max(2, 100 * n / most):.0f}%" '
+        f'title="{low:,} to {high - 1:,} tokens: {n:,} rows"></i>'
+        for low, high, n in bars
+    )
+    rows, tokens = told["cut"].get(str(chosen), (0, 0))
+    cut = (
+        f"At {chosen:,} tokens a row {rows:,} rows are cut, and {tokens:,} tokens lost."
+        if rows
+        else f"No row is longer than {chosen:,} tokens."
+    )
+    summary = (
+        f"{about}{told['total']:,} tokens in all; half of the rows have at most "
+        f"{told['median']:,}, the longest {told['longest']:,}."
+    )
+    return (
+        f'<div class="lengths" role="img" aria-label="{summary}">{drawn}</div>'
+        f'<div class="line note">{summary[:1].upper()}{summary[1:]}</div>'
+        f'<div class="line {"bad" if rows else "note"}">{cut}</div>'
+    )
+
+
+def rows(about: dict[str, Any]) -> str:
+    """The first rows as the training sees them; what the loss is taken of is marked."""
+    return "".join(_row(row) for row in about["rows"])
+
+
+def _row(row: dict[str, Any]) -> str:
+    where = f'<div class="where">{escape(str(row["place"]))}</div>'
+    if "fault" in row:
+        return f'<article class="data-row">{where}{line(str(row["fault"]), "bad")}</article>'
+    if "text" in row:
+        more = " …" if row["cut"] else ""
+        said = f'<p class="trained">{escape(row["text"])}{more}</p>'
+    else:
+        said = "".join(
+            f'<p class="{"trained" if turn["trained"] else ""}">'
+            f"<b>{ROLES.get(turn['role'], escape(turn['role']))}</b> {escape(turn['text'])}</p>"
+            for turn in row["turns"]
+        )
+    return f'<article class="data-row">{where}{said}</article>'
