@@ -49,8 +49,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def real(name: str) -> Any:
-    """As transformers reads it."""
+def real(name: str, layers: int | None = None) -> Any:
+    """As transformers reads it, with all its layers or fewer."""
     import transformers
 
-    return transformers.AutoConfig.for_model(**SHAPES[name])
+    fewer = {"num_hidden_layers": layers} if layers else {}
+    return transformers.AutoConfig.for_model(**{**SHAPES[name], **fewer})
