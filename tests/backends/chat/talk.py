@@ -199,7 +199,8 @@ def check_logprobs(backend: Backend) -> None:
     assert told[0]["token"] == "The" and [t["token"] for t in told[0]["top"]] == ["The", "La"]
     assert told[0]["logprob"] == told[0]["top"][0]["logprob"] == pytest.approx(-1.6, abs=0.1)
     # They are the model's own, whatever the settings: drawn hot, forbidden or not.
-    other = events(backend, CAPITAL, temperature=0, top_logprobs=2, logit_bias={"504": -100.0})
+    biased = {"logit_bias": {"504": -100.0}, "max_new_tokens": 2}  # "La", and on for long
+    other = events(backend, CAPITAL, temperature=0, top_logprobs=2, **biased)
     first = items(other, "logprobs")[0][0]
     assert first["token"] == "La" and [t["token"] for t in first["top"]] == ["The", "La"]
     assert first["top"][0]["logprob"] == pytest.approx(told[0]["logprob"], abs=0.01)
@@ -207,7 +208,7 @@ def check_logprobs(backend: Backend) -> None:
     told_of = [entry for data in items(hard, "logprobs") for entry in data]
     said = "".join(e.delta for e in hard if isinstance(e, Text))
     assert b"".join(bytes(t["bytes"]) for t in told_of).decode() == said and "🎉" in said
-    only = events(backend, CAPITAL, temperature=0, top_logprobs=0)
+    only = events(backend, CAPITAL, temperature=0, max_new_tokens=2, top_logprobs=0)
     assert items(only, "logprobs")[0][0]["top"] == []
     stopped = events(backend, CAPITAL, temperature=0, top_logprobs=1, stop=(" of France",))
     told = [entry for data in items(stopped, "logprobs") for entry in data]

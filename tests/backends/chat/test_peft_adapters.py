@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ GREEDY = {"temperature": 0, "max_new_tokens": 12}
 
 @pytest.fixture(scope="module")
 def adapters() -> Iterator[Path]:
-    """HOME/models with `one` and `two` for the starter."""
+    """HOME/models with `one`, `two` and `dora` for the starter."""
     import transformers
 
     folder = library.models_folder()
@@ -38,6 +39,7 @@ def adapters() -> Iterator[Path]:
     made.peft_adapter(
         folder / "two", base, 2, r=4, use_rslora=True, target_modules=["q_proj", "down_proj"]
     )
+    made.peft_adapter(folder / "dora", base, 3, use_dora=True, target_modules=["v_proj"])
     yield folder
     shutil.rmtree(folder)
 
@@ -59,55 +61,59 @@ def answer(backend: TransformersChat, *pairs: tuple[str, float], **given: Any) -
 
 
 LIBRARY = """
-import sys, peft, transformers
-base, folder, weights, text = sys.argv[1], sys.argv[2], sys.argv[3].split(","), sys.argv[4]
+import json, sys, peft, transformers
+base, folder, asked, text = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4]
 tokenizer = transformers.AutoTokenizer.from_pretrained(base)
-model = transformers.AutoModelForCausalLM.from_pretrained(base)
-names = [w.partition("=")[0] for w in weights]
-model = peft.PeftModel.from_pretrained(model, f"{folder}/{names[0]}", adapter_name=names[0])
-for name in names[1:]:
-    model.load_adapter(f"{folder}/{name}", adapter_name=name)
-model.base_model.set_adapter(names)
-for entry in weights:
-    name, _, weight = entry.partition("=")
-    for module in model.modules():
-        if isinstance(module, peft.tuners.lora.LoraLayer):
-            module.set_scale(name, float(weight))
 ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)
-out = model.generate(**ids, max_new_tokens=12, do_sample=False)
-text = tokenizer.decode(out[0, ids.input_ids.shape[1]:], skip_special_tokens=True)
-sys.stdout.buffer.write(text.encode())
+said = []
+for weights in asked:
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    names = list(weights)
+    model = peft.PeftModel.from_pretrained(model, f"{folder}/{names[0]}", adapter_name=names[0])
+    for name in names[1:]:
+        model.load_adapter(f"{folder}/{name}", adapter_name=name)
+    model.base_model.set_adapter(names)
+    for name, weight in weights.items():
+        for module in model.modules():
+            if isinstance(module, peft.tuners.lora.LoraLayer):
+                module.set_scale(name, weight)
+    out = model.generate(**ids, max_new_tokens=12, do_sample=False)
+    said.append(tokenizer.decode(out[0, ids.input_ids.shape[1]:], skip_special_tokens=True))
+print(json.dumps(said))
 """
+MIXES = ((("one", 1.0),), (("one", 0.5), ("two", -1.5)), (("dora", 1.0),))
 
 
-def by_the_library(backend: TransformersChat, folder: Path, weights: str) -> str:
+@pytest.fixture(scope="module")
+def by_the_library(backend: TransformersChat, adapters: Path) -> dict[Any, str]:
+    """What PEFT alone answers with each mix, each on a model read anew, in one other process."""
     text = backend.template.render(talk.ask(talk.STORY).conversation())
-    base = library.prepare(STARTER)
+    asked = json.dumps([dict(mix) for mix in MIXES])
     out = subprocess.run(
-        [sys.executable, "-c", LIBRARY, str(base), str(folder), weights, text],
-        capture_output=True,
-    )
-    assert out.returncode == 0, out.stderr.decode()[-2000:]
-    return out.stdout.decode()
+        [sys.executable, "-c", LIBRARY, str(library.prepare(STARTER)), str(adapters), asked, text],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr[-2000:]
+    return dict(zip(MIXES, json.loads(out.stdout.splitlines()[-1]), strict=True))
 
 
 def test_weight_one_is_the_librarys_own_answer_and_weight_zero_the_bases(
-    backend: TransformersChat, adapters: Path
+    backend: TransformersChat, by_the_library: dict[Any, str]
 ) -> None:
     base = answer(backend)
     with_it = answer(backend, ("one", 1.0))
     assert with_it != base
-    assert with_it == by_the_library(backend, adapters, "one=1")
+    assert with_it == by_the_library[MIXES[0]]
     assert answer(backend, ("one", 0.0)) == base
     assert answer(backend) == base
 
 
 def test_several_with_weights_are_added_as_the_library_adds_them(
-    backend: TransformersChat, adapters: Path
+    backend: TransformersChat, by_the_library: dict[Any, str]
 ) -> None:
-    both = answer(backend, ("one", 0.5), ("two", -1.5))
+    both = answer(backend, *MIXES[1])
     assert both not in (answer(backend, ("one", 0.5)), answer(backend))
-    assert both == by_the_library(backend, adapters, "one=0.5,two=-1.5")
+    assert both == by_the_library[MIXES[1]]
 
 
 def test_numbers_of_the_base_are_the_same_to_the_last_bit(
@@ -219,11 +225,7 @@ def test_an_adapter_that_changed_on_the_disk_is_read_again(
 
 
 def test_weight_decomposed_adapters_work_as_in_the_library(
-    backend: TransformersChat, adapters: Path
+    backend: TransformersChat, by_the_library: dict[Any, str]
 ) -> None:
-    import transformers
-
-    base = transformers.AutoModelForCausalLM.from_pretrained(library.prepare(STARTER))
-    made.peft_adapter(adapters / "dora", base, 3, use_dora=True, target_modules=["v_proj"])
-    found = answer(backend, ("dora", 1.0))
-    assert found == by_the_library(backend, adapters, "dora=1") != answer(backend)
+    found = answer(backend, *MIXES[2])
+    assert found == by_the_library[MIXES[2]] != answer(backend)
