@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,11 @@ def test_a_prediction_with_a_long_history_stays_quick(home: Path) -> None:
             )  # fmt: skip
         options = complete(model.backend, {})
         outlook(bench, model, options)
-        began = asyncio.get_running_loop().time()
-        outlook(bench, model, options)
-        assert asyncio.get_running_loop().time() - began < 0.05
+        took = []
+        for _ in range(5):  # the best of them: the others may have waited for a busy machine
+            began = time.perf_counter()
+            outlook(bench, model, options)
+            took.append(time.perf_counter() - began)
+        assert min(took) < 0.05
 
     with_bench(home, body)
