@@ -26,6 +26,7 @@ from backends.models.library import Listed
 from backends.params import read, to_dict
 from backends.runtime.child import Call
 from backends.runtime.downloads import Downloads
+from backends.runtime.jobs import Jobs
 from backends.runtime.process import empty_temp
 from backends.runtime.residency import GONE, Need, Residency, WhenIdle
 from backends.runtime.resident import Resident
@@ -94,6 +95,8 @@ class Bench:
         self.gate = Gate()
         self.store = Store(home / "werkbank.db")
         self.downloads = Downloads(home)
+        self.jobs = Jobs(home)
+        self.watching: asyncio.Task[None] | None = None
         self.monitor = Monitor(self)
         self.answers = Answers(self)
         self.sharing = Sharing(self)
@@ -108,9 +111,12 @@ class Bench:
             self.store.database.notice = str(refused)
         self.sharing.clean()
         self.sampler.start()
+        self.watching = asyncio.create_task(self.jobs.watch())
         await self.residency.start()
 
     async def stop(self) -> None:
+        if self.watching:
+            self.watching.cancel()  # the jobs themselves go on
         await self.sharing.stop()
         await self.downloads.close()
         await self.answers.stop_all()
@@ -404,7 +410,7 @@ class Bench:
             "workers": self.supervisor.status(),
             "spare": self.supervisor.spare_state,
             "ledger": self.ledger.snapshot(),
-            "jobs": [],
+            "jobs": await asyncio.to_thread(self.jobs.health),
             "gpu": reading.to_json(),
             "gate": self.gate.snapshot(),
         }

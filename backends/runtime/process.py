@@ -93,12 +93,11 @@ def start_flags() -> dict[str, Any]:
     return {"start_new_session": True}
 
 
-def start_detached(
-    command: list[str], environment: dict[str, str], log: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    """A process that outlives this one: own session, no pipe to us, output to a file.
+def start_detached(command: list[str], environment: dict[str, str], log: IO[bytes]) -> int:
+    """The id of a process that outlives this one: own session, no pipe to us, output to a file.
 
-    Windows may forbid it to leave our job object; then it ends with the window.
+    While this one lives it must `reap` it. Windows may forbid it to leave our job object; then it
+    ends with the window.
     """
     where: dict[str, Any] = {
         "cwd": CHECKOUT, "env": environment, "stdin": subprocess.DEVNULL, "stdout": log,
@@ -108,8 +107,23 @@ def start_detached(
         flags = start_flags()["creationflags"]
         with contextlib.suppress(PermissionError):
             away = flags | subprocess.CREATE_BREAKAWAY_FROM_JOB
-            return subprocess.Popen(command, creationflags=away, **where)
-    return subprocess.Popen(command, **start_flags(), **where)
+            return _left_alone(subprocess.Popen(command, creationflags=away, **where))
+    return _left_alone(subprocess.Popen(command, **start_flags(), **where))
+
+
+def _left_alone(process: subprocess.Popen[bytes]) -> int:
+    process.returncode = 0  # or Python warns that it is forgotten, and that is meant
+    return process.pid
+
+
+def reap(pid: int) -> bool:
+    """Whether a child of ours has ended; its entry in the system's table goes then."""
+    if sys.platform == "win32":
+        return not psutil.pid_exists(pid)
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
 
 
 def is_alive(pid: int, created: float) -> bool:

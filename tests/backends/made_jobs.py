@@ -144,8 +144,10 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
 
 
-def until(condition: Callable[[], Any], seconds: float = 15) -> None:
+def until(
+    condition: Callable[[], Any], seconds: float = 15, saw: Callable[[], Any] = lambda: ""
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, f"it did not come to that: {saw()}"
         time.sleep(0.02)
