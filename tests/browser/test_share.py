@@ -144,14 +144,21 @@ def test_a_guest_asks_and_the_owner_stops(
 def test_every_size_and_colour(
     shop: Served, open_page: Open, visit: Open, picture: Picture
 ) -> None:
-    url, phrase = share(open_page(shop))
+    page = open_page(shop)
+    url, phrase = share(page)
+    guest = visit(url)
     for scheme in ("dark", "light"):
         for size, viewport in SIZES.items():
-            page = open_page(shop, color_scheme=scheme, viewport=viewport)
+            for seen in (page, guest):  # loaded anew, by a browser that has the scripts
+                seen.emulate_media(color_scheme=scheme)
+                seen.set_viewport_size(viewport)  # type: ignore[arg-type]
+            page.reload()
             expect(page.locator("#share-banner .count")).to_contain_text("visitor")
             assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
             picture(page, f"share-owner-{scheme}-{size}")
-            guest = visit(url, color_scheme=scheme, viewport=viewport)
+            guest.context.clear_cookies()
+            guest.goto(url)
+            expect(guest.get_by_label("Passphrase")).to_be_visible()
             picture(guest, f"share-door-{scheme}-{size}")
             enter(guest, phrase)
             expect(guest.locator("#demo-left")).to_contain_text("messages left")
