@@ -1,1 +1,6 @@
-"""What the Fine-tune tab is made of: datasets (what was dropped, and how each is read)."""
+"""What the Fine-tune tab is made of.
+
+datasets.py   what was dropped, and how each is read and repaired: all on the disk
+looking.py    the dataset doctor's worker, and what it says, as it says it
+view.py       all of it as HTML
+"""

@@ -13,7 +13,8 @@ from webui.model_picker import gigabytes, line
 NOTHING_YET = (
     '<div class="empty"><h3>Drop a dataset</h3><p>JSON, JSONL, CSV, TSV, Parquet, text, Markdown, '
     "or a ZIP of these. Every row is checked before anything is trained, and your file is never "
-    "changed.</p></div>"
+    "changed. What you prepare here is kept; the training itself is not part of this version yet."
+    "</p></div>"
 )
 ROLES = {"system": "System", "user": "User", "assistant": "Answer", "tool": "Tool"}
 ROWS_NAMED = 8  # of one finding
@@ -25,7 +26,7 @@ def head(about: dict[str, Any], report: dict[str, Any] | None) -> str:
     title = escape(str(about["title"]))
     notes = " ".join(str(note) for note in about["notes"])
     told = (
-        f'<div class="data-title"><b>{title}</b> · {rows}{gigabytes(about["bytes"])}</div>'
+        f'<div class="data-title"><b>{title}</b> · {rows}{_size(about["bytes"])}</div>'
         f'<div class="line note">{escape(about["evidence"])} {escape(notes)}</div>'
     )
     if about["missing"]:
@@ -39,9 +40,9 @@ def verdict(report: dict[str, Any]) -> str:
     if not report["complete"]:
         told = line(f"Stopped after {report['rows']:,} rows: the rest was not checked.", "bad")
     elif left_out:
-        told = line(f"{kept:,} rows can be trained on, {left_out:,} are left out.", "note")
+        told = line(f"{_rows(kept)} can be trained on, {_rows(left_out)} left out.", "note")
     else:
-        told = line(f"All {kept:,} rows can be trained on.", "good")
+        told = line(f"All {_rows(kept)} can be trained on.", "good")
     for note in report["notes"]:
         told += line(str(note), "note")
     return told + "".join(finding(f) for f in report["findings"])
@@ -73,12 +74,12 @@ def lengths(told: dict[str, Any], chosen: int) -> str:
     drawn = "".join(
         f'<i class="{"over" if low >= chosen else ""}" '
         f'style="height:{max(2, 100 * n / most):.0f}%" '
-        f'title="{low:,} to {high - 1:,} tokens: {n:,} rows"></i>'
+        f'title="{low:,} to {high - 1:,} tokens: {_rows(n)}"></i>'
         for low, high, n in bars
     )
     rows, tokens = told["cut"].get(str(chosen), (0, 0))
     cut = (
-        f"At {chosen:,} tokens a row {rows:,} rows are cut, and {tokens:,} tokens lost."
+        f"At {chosen:,} tokens a row {_rows(rows)} would be cut, and {tokens:,} tokens lost."
         if rows
         else f"No row is longer than {chosen:,} tokens."
     )
@@ -112,3 +113,11 @@ def _row(row: dict[str, Any]) -> str:
             for turn in row["turns"]
         )
     return f'<article class="data-row">{where}{said}</article>'
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
+
+
+def _size(size: int) -> str:
+    return gigabytes(size) if size >= 1e6 else f"{max(1, round(size / 1000)):,} kB"

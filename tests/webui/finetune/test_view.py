@@ -27,7 +27,7 @@ def test_what_stands_in_the_file_stays_text(tmp_path: Path) -> None:
     html = view.head(told["dataset"], told["report"]) + view.verdict(told["report"])
     html += view.rows(told["dataset"]) + view.lengths(told["lengths"], 512)
     assert "<img" not in html and "&lt;img" in html
-    assert "1 rows can be trained on, 1 are left out" in html
+    assert "1 row can be trained on, 1 row left out" in html
 
 
 def test_columns_that_nobody_knows_are_asked_for(tmp_path: Path) -> None:
@@ -42,6 +42,6 @@ def test_the_cut_is_that_of_the_chosen_length(tmp_path: Path) -> None:
     long = "word " * 2000
     path.write_text(f'{{"text": "short"}}\n{{"text": "{long}"}}\n', "utf-8")
     told = said(path)["lengths"]
-    assert "At 512 tokens a row 1 rows are cut" in view.lengths(told, 512)
+    assert "At 512 tokens a row 1 row would be cut" in view.lengths(told, 512)
     assert "No row is longer than 16,384 tokens" in view.lengths(told, 16384)
     assert view.lengths(told, 512).count('class="over"') >= 1

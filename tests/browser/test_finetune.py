@@ -1,0 +1,79 @@
+"""The Fine-tune tab in a real browser: a dataset is dropped, judged, repaired, and still there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.served import Served
+
+pytestmark = pytest.mark.browser
+Open = Callable[..., Page]
+Picture = Callable[[Page, str], None]
+
+
+def identity(folder: Path) -> Path:
+    """Like the public set that teaches a model who it is, with its two placeholders."""
+    rows = [
+        {"instruction": ask, "input": "", "output": "I am {{name}}, made by {{author}}."}
+        for ask in ("Who are you?", "What is your name?", "Who made you?", "Who are you?")
+    ]
+    rows.append({"instruction": "hello", "input": "", "output": ""})
+    path = folder / "identität.json"
+    path.write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
+    return path
+
+
+def tab(server: Served, open_page: Open, **options: object) -> Page:
+    page = open_page(server, **options)
+    page.get_by_role("tab", name="Fine-tune").click()
+    expect(page.locator("#finetune-drop")).to_be_visible()
+    return page
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_dataset_is_dropped_judged_filled_and_kept(
+    server: Served, open_page: Open, picture: Picture, tmp_path: Path, width: int, scheme: str
+) -> None:
+    page = tab(server, open_page, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.locator("#finetune-drop input[type=file]").set_input_files(identity(tmp_path))
+    told = page.locator("#finetune-told")
+    expect(told).to_contain_text("4 rows can be trained on, 1 row left out", timeout=15_000)
+    expect(told).to_contain_text("Alpaca")
+    expect(page.locator("#finetune-rows")).to_contain_text("I am {{name}}")
+    picture(page, f"finetune-dropped-{width}-{scheme}")
+    page.get_by_label("{{name}} in 4 rows").fill("Ada")
+    page.get_by_label("{{author}} in 4 rows").fill("Grace")
+    page.locator("#finetune-fill").click()
+    expect(page.locator("#finetune-rows")).to_contain_text("I am Ada, made by Grace.")
+    expect(page.locator("#finetune-blanks")).to_be_hidden()
+    page.locator("#finetune-single").click()
+    expect(told).to_contain_text("3 rows can be trained on, 2 rows left out", timeout=15_000)
+    page.reload()
+    page.get_by_role("tab", name="Fine-tune").click()
+    expect(told).to_contain_text("3 rows can be trained on", timeout=15_000)
+    page.locator("#finetune-undo").click()
+    expect(told).to_contain_text("4 rows can be trained on", timeout=15_000)
+    picture(page, f"finetune-filled-{width}-{scheme}")
+    page.locator("#finetune-delete").click()
+    expect(page.locator("#finetune-said")).to_contain_text("is deleted")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_what_cannot_be_used_is_said_in_two_sentences(
+    server: Served, open_page: Open, tmp_path: Path
+) -> None:
+    page = tab(server, open_page)
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    page.locator("#finetune-drop input[type=file]").set_input_files(empty)
+    said = page.locator("#finetune-said")
+    expect(said.locator(".line.bad")).to_contain_text("empty.csv", timeout=15_000)
+    page.get_by_role("button", name="It lies on this computer").click()
+    page.get_by_label("File or folder").fill("/etc/passwd")
+    page.locator("#finetune-use").click()
+    expect(said).to_contain_text("not in an allowed folder")

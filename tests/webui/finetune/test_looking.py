@@ -1,0 +1,79 @@
+"""A look at a dataset by a real worker: kept, ended when nobody watches, told when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from webui.bench import Bench
+from webui.finetune.datasets import Datasets
+from webui.finetune.looking import Look, look
+
+
+def drive(home: Path, body: Callable[[Bench, Datasets], Awaitable[None]]) -> None:
+    async def run() -> None:
+        bench = Bench(home, spare=False)
+        await bench.start()
+        try:
+            await body(bench, Datasets(home, lambda: [home / "mine"]))
+            assert bench.supervisor.residents == {}
+        finally:
+            await bench.stop()
+
+    asyncio.run(run())
+
+
+def fill(home: Path, rows: int) -> Path:
+    (home / "mine").mkdir(exist_ok=True)
+    path = home / "mine" / "a.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for i in range(rows):
+            file.write(json.dumps({"prompt": f"what is {i}", "completion": f"it is {i}"}) + "\n")
+    return path
+
+
+def test_what_was_said_is_kept_and_not_asked_again(home: Path) -> None:
+    async def body(bench: Bench, datasets: Datasets) -> None:
+        kept = datasets.point(str(fill(home, 40)))
+        seen = [look_.said.keys() for look_ in [s async for s in look(bench, datasets, kept)]]
+        assert seen[-1] >= {"dataset", "report", "lengths"}
+        again = datasets.get(kept.id)
+        assert again.said["report"]["rows"] == 40
+        assert len([s async for s in look(bench, datasets, again)]) == 1
+        changed = datasets.change(kept.id, steps=({"do": "take", "count": 7},))
+        last = [s async for s in look(bench, datasets, changed)][-1]
+        assert last.said["report"]["kept"] == 7
+
+    drive(home, body)
+
+
+def test_a_look_that_nobody_watches_ends_its_worker(home: Path) -> None:
+    async def body(bench: Bench, datasets: Datasets) -> None:
+        kept = datasets.point(str(fill(home, 200_000)))
+        watching = look(bench, datasets, kept)
+        async for found in watching:
+            if found.progress:
+                break
+        await watching.aclose()
+        assert datasets.get(kept.id).said == {}
+
+    drive(home, body)
+
+
+def test_a_file_that_is_gone_or_forbidden_by_now_is_told(home: Path) -> None:
+    async def body(bench: Bench, datasets: Datasets) -> None:
+        path = fill(home, 3)
+        kept = datasets.point(str(path))
+        forbidden = Datasets(home, lambda: [home / "other"])
+        (home / "other").mkdir()
+        assert (await last(bench, forbidden, kept.id)).problem
+        path.unlink()
+        found = await last(bench, datasets, kept.id)
+        assert "a.jsonl" in found.problem and found.problem.count(".") >= 2
+
+    async def last(bench: Bench, datasets: Datasets, id: str) -> Look:
+        return [s async for s in look(bench, datasets, datasets.get(id))][-1]
+
+    drive(home, body)

@@ -1,0 +1,65 @@
+"""The doctor looks at a dataset, in a worker of its own, and what it says is kept with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backends.events import Done, Failed, Item, Progress
+from webui.bench import Bench
+from webui.finetune.datasets import Datasets, Kept
+
+
+@dataclass
+class Look:
+    """What is known so far. `problem`: two sentences where it could not be looked at."""
+
+    kept: Kept
+    said: dict[str, Any] = field(default_factory=dict)
+    progress: Progress | None = None
+    problem: str = ""
+    detail: str = ""
+
+
+async def look(
+    bench: Bench, datasets: Datasets, kept: Kept, base: str = "none:"
+) -> AsyncGenerator[Look, None]:
+    """Each state of the look, at last the whole one. Closing the iterator ends the worker.
+
+    `base`: a reference of the model whose tokens are counted.
+    """
+    found = Look(kept, dict(kept.said))
+    if {"dataset", "report", "lengths"} <= kept.said.keys() and Path(kept.path).exists():
+        yield found
+        return
+    resident = bench.supervisor.admit("dataset", base, {}, "Dataset")
+    params = {"path": kept.path, "do": "examine", "exact": base != "none:", **as_params(kept)}
+    if not kept.own:
+        params["allowed"] = [str(folder) for folder in datasets.allowed()]
+    try:
+        async with contextlib.aclosing(bench.supervisor.run(resident, params)) as events:
+            async for event in events:
+                if isinstance(event, Item):
+                    found.said[event.kind] = event.data
+                    found.progress = None
+                elif isinstance(event, Progress):
+                    found.progress = event
+                elif isinstance(event, Failed):
+                    found.problem, found.detail = str(event), event.detail
+                elif isinstance(event, Done):
+                    found.progress = None
+                yield found
+        if found.said.get("report", {}).get("complete"):
+            datasets.remember(kept.id, kept.how, **found.said)
+    finally:
+        # A task of its own: who left the page is cancelled again at every await.
+        await asyncio.shield(asyncio.ensure_future(bench.supervisor.unload(resident)))
+
+
+def as_params(kept: Kept) -> dict[str, Any]:
+    how = kept.how
+    return {"reading": how.reading, "mapping": how.mapping, "steps": list(how.steps)}
