@@ -1,4 +1,4 @@
-"""The command line: serve, test, bench, doctor. Needs the standard library until one of them runs.
+"""The command line. Needs the standard library until one of its commands runs.
 
 launch.py reads the command line with this file before anything is installed; afterwards the
 environment's Python runs it as `python -m webui.cli`.
@@ -75,6 +75,19 @@ def _run_test(args: argparse.Namespace) -> int:
     return handover.become(command, pins.ROOT, os.environ | {chromium.VARIABLE: browser})
 
 
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", nargs="?", type=Path, metavar="SPEC.json", help="what to train")
+    parser.add_argument("--resume", type=_folder, metavar="JOB_FOLDER",
+        help="go on with this job, from its last checkpoint")  # fmt: skip
+    _add_home(parser)
+
+
+def _run_train(args: argparse.Namespace) -> int:
+    from webui.training import train
+
+    return train(args.spec, args.resume, args.home)
+
+
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("task", nargs="?", choices=("chat", "image", "speech"), help="one task (default: all)")
@@ -118,6 +131,7 @@ def _add_home(parser: argparse.ArgumentParser) -> None:
 COMMANDS = {
     "serve": Command("serve the page in this browser (the default)", _add_serve, _run_serve),
     "test": Command("run all tests, a real browser included", _add_test, _run_test),
+    "train": Command("run one job in this terminal, until it is finished", _add_train, _run_train),
     "bench": Command("measure this computer and print a table", _add_bench, _run_bench),
     "doctor": Command("say what is installed, what is wrong, and which command mends it",
                       _add_doctor, _run_doctor),
@@ -152,6 +166,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args = whole.parse_args(argv)
     if args.command == "serve" and bool(args.share) != bool(args.model):
         whole.error("--share and --model go together. Give both, or neither.")
+    if args.command == "train" and not (args.spec or args.resume):
+        whole.error("train needs a SPEC.json, or --resume with the folder of a job.")
     return args
 
 
@@ -164,12 +180,13 @@ def absolute_paths(argv: list[str], folder: Path) -> list[str]:
 
     if words[:1] == ["test"]:  # pytest's paths are the checkout's
         return words
-    paths = (*PATH_OPTIONS, "--json") if words[:1] == ["bench"] else PATH_OPTIONS
+    more = {"bench": ("--json",), "train": ("--resume",)}.get(words[0] if words else "", ())
+    paths = (*PATH_OPTIONS, *more)
     for i, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option in paths and equals:
             words[i] = f"{option}={absolute(value)}"
-        elif i and words[i - 1] in paths:
+        elif i and (words[i - 1] in paths or (words[0] == "train" and word[:1] not in ("-", ""))):
             words[i] = absolute(word)
     return words
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
+from tests.backends import made_jobs
 from webui import cli
 from webui.setup import chromium, handover, start
 from webui.setup.pins import ROOT
@@ -41,6 +46,7 @@ def test_serve_reads_its_options() -> None:
         (["--model", "echo"], "--share and --model go together."),
         (["--share", "models", "--model", "echo"], "invalid choice: 'models'"),
         (["--tok", "a"], "unrecognized arguments"),  # no abbreviations: they would become interface
+        (["train"], "train needs a SPEC.json, or --resume with the folder of a job."),
         (["bench", "cooking"], "invalid choice: 'cooking'"),
         (["--home", ""], "'' is no folder. Name one, or leave it out."),
         (["doctor", "--home= "], "' ' is no folder."),
@@ -111,6 +117,76 @@ def test_serve_is_called_with_what_was_asked(
     }  # fmt: skip
     assert cli.main(["--share", "chat", "--model", "folder:mine"]) == 7
     assert given["share"] == "folder:mine"
+
+
+def test_a_training_s_paths_are_meant_from_where_the_user_stands(tmp_path: Path) -> None:
+    given = ["train", "mein spec.json", "--home", "x", "--resume=jobs/a"]
+    assert cli.absolute_paths(given, tmp_path) == [
+        "train", str(tmp_path / "mein spec.json"), "--home", str(tmp_path / "x"),
+        f"--resume={tmp_path / 'jobs/a'}",
+    ]  # fmt: skip
+    assert cli.absolute_paths(["train", "--home", "x", "s"], tmp_path)[3] == str(tmp_path / "s")
+
+
+def train(*words: str, tmp_path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "webui.cli", "train", *words], cwd=ROOT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=os.environ | {"PYTHONPATH": f"{made_jobs.planted(tmp_path)}:{ROOT}"},
+    )  # fmt: skip
+
+
+def test_train_runs_one_job_in_the_terminal_and_resumes_it_after_ctrl_c(
+    home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "d.json").write_text("[]")
+    file = tmp_path / "spec.json"
+    params = {"max_steps": 30, "step_seconds": 0.05, "save_steps": 1000}
+    file.write_text(json.dumps(made_jobs.spec(dataset="d.json", params=params)))
+    running = train(str(file), "--home", str(home), tmp_path=tmp_path)
+    assert running.stdout
+    seen = [running.stdout.readline()]
+    folder = Path(seen[0].removeprefix("The job is in ").strip())
+    assert folder.parent == home / "jobs"
+    while not seen[-1].startswith("step 2/30"):
+        seen.append(running.stdout.readline())
+        assert seen[-1], seen
+    words = psutil.Process(running.pid).cmdline()
+    assert words[1:4] == ["-m", "backends.train", str(folder)]
+    running.send_signal(signal.SIGINT)
+    rest, _ = running.communicate(timeout=20)
+    assert running.returncode == 1 and "stopped: The job was stopped. Resume goes on" in rest
+    assert json.loads((folder / "spec.json").read_text())["dataset"] == str(tmp_path / "d.json")
+    again = train("--resume", str(folder), tmp_path=tmp_path)
+    rest, _ = again.communicate(timeout=20)
+    assert again.returncode == 0 and rest.rstrip().endswith("finished: It is done."), rest
+    steps = [json.loads(x)["step"] for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 31))
+    once_more = train("--resume", str(folder), tmp_path=tmp_path)
+    assert "is finished already" in once_more.communicate(timeout=20)[0]
+    assert once_more.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "There is no file"),
+        ("{", "is no JSON"),
+        ("[]", "holds no object. Write named values"),
+        ('{"method": "x"}', "There is no method 'x'. Choose one of"),
+        ('{"method": "echo", "task": "chat", "dataset": "no.json"}', "There is no dataset"),
+    ],
+)
+def test_a_spec_that_cannot_be_run_is_told_in_sentences(
+    text: str | None, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "spec.json"
+    if text is not None:
+        file.write_text(text)
+    assert cli.main(["train", str(file), "--home", str(tmp_path)]) == 1
+    assert complaint in capsys.readouterr().err
+    assert cli.main(["train", "--resume", str(tmp_path)]) == 1
+    assert "is no job. Name a folder in jobs" in capsys.readouterr().err
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
