@@ -26,6 +26,7 @@ pytestmark = [
 ]
 STARTER = ModelRef.parse("starter:smollm2-135m-instruct-safetensors")
 GREEDY = {"temperature": 0, "max_new_tokens": 12}
+BRIEF = {"temperature": 0, "max_new_tokens": 2}  # where only what is attached counts
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +128,14 @@ def test_numbers_of_the_base_are_the_same_to_the_last_bit(
         with torch.inference_mode():
             return backend.model(ids).logits
 
-    answer(backend)
+    answer(backend, **BRIEF)
     before = logits()
-    answer(backend, ("one", 1.0))
+    answer(backend, ("one", 1.0), **BRIEF)
     assert not torch.equal(logits(), before)
-    answer(backend, ("one", 0.0))
+    answer(backend, ("one", 0.0), **BRIEF)
     assert torch.equal(logits(), before)
     for _ in range(2):
-        answer(backend)
+        answer(backend, **BRIEF)
         assert torch.equal(logits(), before)
     assert not any("lora" in name for name, _ in backend.model.named_parameters())
 
@@ -143,18 +144,18 @@ def test_only_a_new_adapter_is_read_and_a_weight_is_not(
     backend: TransformersChat, adapters: Path
 ) -> None:
     def notes(*pairs: tuple[str, float]) -> list[str]:
-        found = talk.events(backend, talk.STORY, adapters=use(*pairs), **GREEDY)
+        found = talk.events(backend, talk.STORY, adapters=use(*pairs), **BRIEF)
         return [e.note for e in found if isinstance(e, Progress) and "attaching" in e.note]
 
-    answer(backend)
+    answer(backend, **BRIEF)
     assert notes(("one", 1.0)) == ["attaching the adapter one"]
     weights = backend.model.get_submodule("model.layers.0.self_attn.q_proj").base_layer.weight
     assert notes(("one", 0.3)) == [] and notes(("one", 0.0)) == []
     assert notes(("one", 1.0), ("two", 1.0)) == ["attaching the adapter two"]
     assert notes(("two", 1.0)) == []
     assert notes() == [] and notes(("two", 1.0)) == [], "two answers side by side take turns"
-    answer(backend)
-    answer(backend)
+    answer(backend, **BRIEF)
+    answer(backend, **BRIEF)
     assert backend.model.get_submodule("model.layers.0.self_attn.q_proj").weight is weights
 
 
