@@ -284,3 +284,22 @@ def test_the_reserve_and_the_idle_time_are_the_settings(
         assert bench.when_idle() == WhenIdle("unload", 180)
 
     with_bench(home, body)
+
+
+# Jobs
+
+
+def test_health_lists_the_jobs_and_the_queue_runs_while_the_page_lives(home: Path) -> None:
+    spec = {"task": "chat", "method": "echo", "name": "Ruf",
+            "params": {"messages": [{"role": "user", "content": "a b"}]}}  # fmt: skip
+
+    async def body(bench: Bench) -> None:
+        id = await asyncio.to_thread(bench.jobs.create, spec)
+        assert [job["status"] for job in (await bench.health())["jobs"]] == ["new"]
+        bench.jobs.enqueue(id)
+        await until(lambda: bench.jobs.state(id).status == "finished", 20)
+        (job,) = (await bench.health())["jobs"]
+        assert (job["id"], job["name"], job["task"]) == (id, "Ruf", "chat")
+        assert "a b" in (bench.jobs.path(id) / "log.txt").read_text("utf-8")
+
+    with_bench(home, body)
