@@ -137,12 +137,15 @@ def check_stop_pressed(backend: Backend) -> None:
         if len(writing) <= 3 and writing[-1].usage["completion_tokens"] <= 5:
             break
     assert len(writing) <= 3 and 3 <= writing[-1].usage["completion_tokens"] <= 5
-    started, worked = time.monotonic(), time.process_time()
-    reading = cancelled_after(backend, Progress, FOX * 150)
-    # Four seconds of a processor, which a busy machine may stretch; all of it would take 15.
-    assert time.process_time() - worked < 4 and time.monotonic() - started < 30
-    assert len(reading) <= 2 and isinstance(reading[-1], Done) and reading[-1].cancelled
-    assert not any(isinstance(event, Text) for event in reading)
+    for _ in range(3):  # seconds on the wall, which a busy machine may stretch once
+        started = time.monotonic()
+        reading = cancelled_after(backend, Progress, FOX * 150)
+        seconds = time.monotonic() - started
+        assert len(reading) <= 2 and isinstance(reading[-1], Done) and reading[-1].cancelled
+        assert not any(isinstance(event, Text) for event in reading)
+        if seconds < 4:
+            break
+    assert seconds < 4
     assert "Paris" in answer(backend, CAPITAL, temperature=0)[0]
 
 
