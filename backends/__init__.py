@@ -7,7 +7,8 @@ from backends.chat.llama_cpp import LlamaCpp
 from backends.chat.transformers_chat import TransformersChat
 from backends.echo import Echo
 from backends.finetune.dataset import DatasetDoctor
+from backends.finetune.sft import Sft
 
 BACKENDS: dict[str, type[Backend]] = {
-    b.card.name: b for b in (LlamaCpp, TransformersChat, Echo, DatasetDoctor)
+    b.card.name: b for b in (LlamaCpp, TransformersChat, Echo, DatasetDoctor, Sft)
 }

@@ -15,8 +15,9 @@ from backends.base import ModelRef, Refused
 from backends.chat import layers
 from backends.chat.params import AdapterUse
 from backends.chat.peft_adapters import PeftAdapters
-from backends.chat.transformers_chat import TransformersChat, TransformersOptions, open_model
+from backends.chat.transformers_chat import TransformersChat, TransformersOptions
 from backends.models import library
+from backends.models.opening import open_model
 from tests.backends.chat import made, talk
 
 pytestmark = [

@@ -1,0 +1,203 @@
+"""Supervised fine-tuning through TRL's SFTTrainer and PEFT: LoRA, rsLoRA, DoRA, or all weights.
+
+    sft.py          the backend: load, run, and how a run ends
+    sft_params.py   its settings
+    sft_rows.py     the dataset as token rows, answers marked
+    sft_setup.py    SFTConfig, LoRA, the adapter's folder (heavy inside its functions)
+    sft_trainer.py  SFTTrainer with sealed checkpoints, as a source of events (heavy)
+
+The trainer runs in a thread of its own and waits until each event has been taken: what a step said
+is on the disk before the next step begins.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.base import Backend, Card, ModelRef, Refused
+from backends.events import Artifact, Done, Event, Failed, Notice, Progress
+from backends.finetune import sft_rows, sft_setup
+from backends.finetune.sft_params import SftOptions, SftParams
+from backends.models import catalogue, library
+from backends.models.opening import open_model
+from backends.runtime import checkpoints
+
+if TYPE_CHECKING:
+    from backends.finetune.sft_trainer import Watch
+
+
+class Sft(Backend):
+    """One base, and what it learns."""
+
+    card = Card(
+        name="sft",
+        task="finetune",
+        params=SftParams,
+        load_options=SftOptions,
+        formats=("safetensors",),
+        label="Fine-tune (SFT)",
+        memory_base=785_000_000,
+        on_gpu=lambda options: options.device != "cpu",
+    )
+
+    def load(self, model: ModelRef, options: SftOptions) -> None:
+        self.ref = sft_setup.training_base(model)
+        path = library.prepare(self.ref, self.report, self.cancelled)
+        self.device, self.quantisation = sft_setup.choose(options)
+        self.report(Progress(0, 0, f"opening {self.ref.name} as {self.quantisation}"))
+        self.tokenizer, self.model = open_model(path, {"": self.device}, self.quantisation)
+        row = catalogue.find_row(self.ref)
+        self.template = catalogue.training_template(row) if row else ""
+        self.system = row.system if row else ""
+
+    def unload(self) -> None:
+        for name in ("model", "tokenizer"):
+            vars(self).pop(name, None)
+
+    def run(self, params: SftParams) -> Iterator[Event]:
+        """Train, resumed from the newest checkpoint. Raises Refused."""
+        sft_setup.check(params, self.quantisation)
+        folder = Path(params.folder)
+        found = checkpoints.newest(folder / "checkpoints") if params.resume else None
+        encoder = sft_rows.Encoder(self.tokenizer, self.template, self.system, params.answers_only)
+        yield Progress(0, 0, "reading the dataset")
+        dataset = sft_rows.opened(params.dataset, params.data)
+        rows = sft_rows.collect(dataset, encoder, params.max_length, self.cancelled)
+        for note in rows.notices(params.max_length):
+            yield Notice(note)
+        events: queue.Queue[Any] = queue.Queue()
+        teller = _Teller(events)
+        watch = sft_setup.watch(params, teller.say, self.cancelled, encoder)
+        if found:
+            _remember(watch, found)
+        thread = threading.Thread(
+            target=teller.work, args=(lambda: self._train(params, rows, watch, found),), daemon=True
+        )
+        thread.start()
+        try:
+            yield from teller.events()
+        finally:
+            teller.closed.set()
+            thread.join()
+        yield from self._end(params, watch, teller, dataset.sha256())
+
+    def _train(
+        self, params: SftParams, rows: sft_rows.Rows, watch: Watch, found: Path | None
+    ) -> Any:
+        """In the thread. Halves the micro-batch as often as memory runs out."""
+        from backends.finetune.sft_trainer import OutOfMemory
+
+        self.model = sft_setup.with_adapter(self.model, params)
+        while True:
+            trainer = sft_setup.trainer(self, params, rows, watch)
+            try:
+                trainer.train(resume_from_checkpoint=str(found) if found else None)
+                return trainer
+            except OutOfMemory as error:
+                trainer.model.zero_grad(set_to_none=True)
+                sft_setup.free_memory()
+                if watch.micro_batch == 1:
+                    if error.step:
+                        trainer.save_sealed(trainer.rng)
+                    raise
+                watch.micro_batch, watch.accumulation = sft_setup.halved(watch)
+                if error.step:  # nothing of the step that failed is in it
+                    found = trainer.save_sealed(trainer.rng)
+                watch.say(
+                    Notice(
+                        f"Memory ran out at step {error.step + 1}. The micro-batch is now "
+                        f"{watch.micro_batch}, with accumulation {watch.accumulation}: the "
+                        "effective batch and the order of the rows stay."
+                    )
+                )
+
+    def _end(
+        self, params: SftParams, watch: Watch, teller: _Teller, sha256: str
+    ) -> Iterator[Event]:
+        from backends.finetune.sft_trainer import DiskShort, OutOfMemory
+
+        error = teller.error
+        if isinstance(error, OutOfMemory):
+            yield Failed(
+                "The memory is too small for this training, even with a micro-batch of 1.",
+                "Choose a shorter length, NF4, or gradient checkpointing. Resume goes on from the "
+                "last checkpoint.",
+                str(error), out_of_memory=True,
+            )  # fmt: skip
+            return
+        if isinstance(error, DiskShort):
+            words = {
+                "status": "paused",
+                "message": f"The next checkpoint needs {error.needed / 1e9:.1f} GB of free space, "
+                f"and {error.free / 1e9:.1f} GB are free.",
+                "hint": "Free some space, then resume: it goes on from the last checkpoint.",
+            }
+            yield Done(cancelled=True, usage=words)
+            return
+        if error is not None:
+            raise error
+        trainer = teller.result
+        usage = {"steps": int(trainer.state.global_step), "loss": watch.last_loss}
+        if watch.ended == "diverged":
+            words = {
+                "status": "diverged",
+                "message": "The loss is no longer a number: the training has diverged.",
+                "hint": "Halve the learning rate. The last sound snapshot is kept.",
+            }
+            yield Done(usage=usage | words)
+        elif watch.ended == "cancelled":
+            yield Done(cancelled=True, usage=usage)
+        else:
+            yield Progress(trainer.state.global_step, trainer.state.max_steps, "saving")
+            made = sft_setup.save(self, params, watch, sha256)
+            yield Artifact(str(made), "adapter" if params.adapter != "full" else "model")
+            yield Done(usage=usage)
+
+
+class _Teller:
+    """Carries events out of the trainer's thread; it goes on when the last one has been taken."""
+
+    def __init__(self, events: queue.Queue[Any]) -> None:
+        self.queue, self.closed = events, threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def say(self, event: Event) -> None:
+        from backends.finetune.sft_trainer import Closed
+
+        self.queue.put(event)
+        while self.queue.unfinished_tasks:
+            if self.closed.wait(0.0005):
+                raise Closed
+
+    def work(self, train: Any) -> None:
+        try:
+            self.result = train()
+        except BaseException as error:  # told by the listening thread
+            self.error = error
+        self.queue.put(None)
+
+    def events(self) -> Iterator[Event]:
+        while (event := self.queue.get()) is not None:
+            yield event
+            self.queue.task_done()
+
+
+def _remember(watch: Watch, found: Path) -> None:
+    """What a checkpoint knows beside the trainer's own state."""
+    from backends.finetune.sft_trainer import OWN_STATE
+
+    try:
+        own = json.loads((found / OWN_STATE).read_text("utf-8"))
+        watch.micro_batch, watch.accumulation = int(own["micro_batch"]), int(own["accumulation"])
+        watch.best, watch.waited = own["best"], int(own["waited"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refused(
+            f"The checkpoint {found.name} is not one of this kind of training.",
+            "Delete it, or begin a new job.",
+        ) from error

@@ -1,0 +1,209 @@
+"""What a training is set up with: the base, LoRA, SFTConfig; and the folder of what was learned."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.base import ModelRef, Refused
+from backends.events import Event
+from backends.finetune.sft_params import SftOptions, SftParams
+from backends.finetune.sft_rows import Encoder, Rows
+from backends.models import catalogue
+
+if TYPE_CHECKING:
+    from backends.finetune.sft import Sft
+    from backends.finetune.sft_trainer import Watch
+
+OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit",
+              "paged_adamw_8bit": "paged_adamw_8bit"}  # fmt: skip
+
+
+def training_base(ref: ModelRef) -> ModelRef:
+    """`wheel:<package>` as a base means the safetensors copy of the starter that lies in it."""
+    if ref.kind != "wheel":
+        return ref
+    rows = catalogue.read_rows()
+    for row in rows:
+        if row.source and row.source.kind == "wheel" and row.source.name == ref.name:
+            for copy in rows:
+                if copy.source == row.ref:
+                    return copy.ref
+    return ref
+
+
+def choose(options: SftOptions) -> tuple[str, str]:
+    """Device and quantisation. Raises Refused without a GPU where one is asked for."""
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    device = options.device if options.device != "auto" else "cuda" if has_gpu else "cpu"
+    if device == "cuda" and not has_gpu:
+        raise Refused(
+            "PyTorch finds no NVIDIA GPU on this computer.",
+            "Choose the CPU, or run `python launch.py doctor` to see what is missing.",
+        )
+    if options.quantisation != "auto":
+        return device, options.quantisation
+    return device, "nf4" if device == "cuda" else "fp32"
+
+
+def check(params: SftParams, quantisation: str) -> None:
+    """Raises Refused for what cannot be trained together."""
+    if params.adapter == "full" and quantisation in ("nf4", "int8", "fp16"):
+        raise Refused(
+            f"All weights cannot be trained while they are kept as {quantisation}.",
+            "Choose bf16 or fp32 for the base, or train an adapter.",
+        )
+    if not params.folder or not params.dataset:
+        raise Refused("This training has no folder or no dataset.", "Start it as a job.")
+
+
+def watch(
+    params: SftParams, say: Callable[[Event], None], cancelled: Callable[[], bool], encoder: Encoder
+) -> Watch:
+    from backends.finetune.sft_trainer import Watch
+
+    return Watch(
+        say, cancelled, Path(params.folder) / "checkpoints", params.keep, params.prompts,
+        encoder.prompt, params.prompt_tokens, params.early_stop, params.micro_batch,
+        params.accumulation,
+    )  # fmt: skip
+
+
+def halved(watch: Watch) -> tuple[int, int]:
+    """A smaller micro-batch, and the accumulation that keeps the effective batch."""
+    micro = watch.micro_batch
+    less = next(n for n in range(micro // 2, 0, -1) if micro % n == 0)
+    return less, watch.accumulation * (micro // less)
+
+
+def with_adapter(model: Any, params: SftParams) -> Any:
+    """The base with a fresh adapter on all its linear layers; the base itself to train it whole."""
+    if params.adapter == "full":
+        return model
+    import peft
+    import transformers
+
+    transformers.set_seed(params.seed)  # the adapter begins with random numbers
+    config = peft.LoraConfig(
+        r=params.lora_rank, lora_alpha=params.lora_alpha, lora_dropout=params.lora_dropout,
+        target_modules="all-linear", task_type="CAUSAL_LM", bias="none",
+        use_rslora=params.adapter == "rslora", use_dora=params.adapter == "dora",
+    )  # fmt: skip
+    if getattr(model, "is_quantized", False):
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return peft.get_peft_model(model, config)
+
+
+def trainer(job: Sft, params: SftParams, rows: Rows, watch: Watch) -> Any:
+    """A trainer over the rows, the validation's set aside by the seed."""
+    import datasets
+
+    from backends.finetune.sft_trainer import make
+
+    datasets.disable_progress_bars()
+    order = list(range(len(rows.input_ids)))
+    random.Random(params.seed).shuffle(order)
+    held = round(len(order) * params.validation)
+    if held >= len(order) or (params.validation and not held):
+        raise Refused(
+            f"{len(order):,} rows are too few to set a share of them aside.",
+            "Choose another validation share, or 0.",
+        )
+    parts = [sorted(order[held:]), sorted(order[:held])]
+    learn, measure = (
+        datasets.Dataset.from_dict({"input_ids": [rows.input_ids[i] for i in part],
+                                    "labels": [rows.labels[i] for i in part]})
+        for part in parts
+    )  # fmt: skip
+    return make(
+        model=job.model, args=config(job, params, watch, held), train_dataset=learn,
+        eval_dataset=measure if held else None, processing_class=job.tokenizer, watch=watch,
+    )  # fmt: skip
+
+
+def config(job: Sft, params: SftParams, watch: Watch, held: int) -> Any:
+    import torch
+    import trl
+
+    on_gpu = job.device == "cuda"
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    mixed = on_gpu and job.quantisation != "fp32"
+    wanted = params.checkpointing == "on" or (params.checkpointing == "auto" and on_gpu)
+    return trl.SFTConfig(
+        output_dir=str(Path(params.folder) / "checkpoints"),
+        max_steps=params.max_steps or -1,
+        num_train_epochs=params.epochs,
+        per_device_train_batch_size=watch.micro_batch,
+        per_device_eval_batch_size=watch.micro_batch,
+        gradient_accumulation_steps=watch.accumulation,
+        learning_rate=params.learning_rate,
+        lr_scheduler_type=params.scheduler,
+        warmup_steps=params.warmup_steps,
+        weight_decay=params.weight_decay,
+        optim=OPTIMIZERS[params.optimizer],
+        gradient_checkpointing=wanted,
+        max_length=params.max_length,
+        packing=params.packing,
+        seed=params.seed,
+        data_seed=params.seed,
+        save_strategy="steps",
+        save_steps=params.save_steps,
+        eval_strategy="steps" if held else "no",
+        eval_steps=params.save_steps if held else None,
+        prediction_loss_only=True,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        bf16=mixed and has_bf16,
+        fp16=mixed and not has_bf16,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        report_to="none",
+        disable_tqdm=True,
+        push_to_hub=False,
+    )
+
+
+def free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def save(job: Sft, params: SftParams, watch: Watch, sha256: str) -> Path:
+    """The adapter (or the whole model) with a card, in the job's folder; whole or not at all."""
+    made = Path(params.folder) / ("model" if params.adapter == "full" else "adapter")
+    staged = made.with_name(f".{made.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(made, ignore_errors=True)
+    job.model.save_pretrained(staged)
+    if params.adapter == "full":
+        job.tokenizer.save_pretrained(staged)
+    (staged / "README.md").write_text(card(job, params, watch, sha256), "utf-8")
+    os.replace(staged, made)
+    return made
+
+
+def card(job: Sft, params: SftParams, watch: Watch, sha256: str) -> str:
+    """The model card."""
+    hidden = {"folder", "dataset", "data", "resume", "prompts"}
+    settings = {k: v for k, v in vars(params).items() if k not in hidden}
+    lines = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+    return (
+        f"---\nlibrary_name: peft\ntags: [werkbank, sft]\n---\n\n"
+        f"# An adapter for {job.ref}\n\n"
+        f"Trained by Werkbank with TRL and PEFT.\n\n"
+        f"- Base: `{job.ref}`, kept as {job.quantisation}\n"
+        f"- Dataset: {Path(params.dataset).name}, sha256 `{sha256}`\n"
+        f"- Final loss: {watch.last_loss:.4f}\n"
+        f"- Effective batch: {watch.micro_batch * watch.accumulation}\n\n"
+        f"| setting | value |\n|---|---|\n{lines}\n"
+    )

@@ -1,0 +1,275 @@
+"""TRL's SFTTrainer as a source of events, with sealed checkpoints.
+
+Its classes are mixins, joined with TRL's by `make`: reading this file imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backends.events import Artifact, Event, Item, Metric, Progress
+from backends.runtime import checkpoints
+
+OWN_STATE = "werkbank.json"
+NOT_FINITE = 3  # steps in a row, after which it has diverged
+
+
+class OutOfMemory(Exception):
+    """A step did not fit; nothing of it was kept. `step` is the last one that was done."""
+
+    def __init__(self, step: int, detail: str) -> None:
+        super().__init__(detail)
+        self.step = step
+
+
+class DiskShort(Exception):
+    """There is not enough room for the next checkpoint. `needed` and `free` in bytes."""
+
+    def __init__(self, needed: int, free: int) -> None:
+        super().__init__(f"{needed} bytes needed, {free} free")
+        self.needed, self.free = needed, free
+
+
+class Closed(BaseException):
+    """Nobody listens any more."""
+
+
+@dataclass
+class Watch:
+    """What a training tells and hears, and how it went so far.
+
+    say: takes every event. cancelled: true when it should end. ask: answers a pinned question.
+    best, waited: of the validation loss; they outlive a resume, as the micro-batch does.
+    """
+
+    say: Callable[[Event], None]
+    cancelled: Callable[[], bool]
+    checkpoints: Path
+    keep: int
+    prompts: tuple[str, ...] = ()
+    prompt_ids: Callable[[str], list[int]] = lambda text: []
+    prompt_tokens: int = 96
+    early_stop: int = 0
+    micro_batch: int = 1
+    accumulation: int = 1
+    best: float | None = None
+    waited: int = 0
+    bad: int = 0
+    ended: str = ""  # "", cancelled, diverged, early
+    last_loss: float = math.nan
+    saved: list[int] = field(default_factory=list)
+
+
+def make(watch: Watch, **more: Any) -> Any:
+    """An SFTTrainer with sealed checkpoints, whose steps are told. `more`: what it takes."""
+    import transformers
+    import trl
+
+    trainer_class = type("Trainer", (Sealing, trl.SFTTrainer), {})
+    listener_class = type("Listener", (Listener, transformers.TrainerCallback), {})
+    listener = listener_class(watch)
+    trainer = trainer_class(watch=watch, callbacks=[listener], **more)
+    listener.trainer = trainer
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
+    return trainer
+
+
+class Sealing:
+    """What is ours in the trainer. Mixed in before `trl.SFTTrainer`."""
+
+    state: Any
+    model: Any
+    processing_class: Any
+
+    def __init__(self, *args: Any, watch: Watch, **more: Any) -> None:
+        self.watch = watch
+        self.rng: dict[str, Any] = {}
+        super().__init__(*args, **more)
+
+    def training_step(self, *args: Any, **more: Any) -> Any:
+        import torch
+
+        try:
+            loss = super().training_step(*args, **more)  # type: ignore[misc]
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemory(self.state.global_step, str(error)) from None
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if not self.watch.bad:
+            self.save_sealed()
+
+    def save_sealed(self, rng: dict[str, Any] | None = None) -> Path:
+        """Write all that resume needs. Raises DiskShort, and OSError where the disk is full.
+
+        rng: the random numbers' state to keep instead of the present one.
+        """
+        watch = self.watch
+        trainer: Any = self
+        folder = watch.checkpoints / checkpoints.name_of(self.state.global_step)
+        if (folder / checkpoints.MANIFEST).is_file():
+            return folder
+        make_room(watch.checkpoints)
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+        folder.mkdir(parents=True)
+        here = random_states()
+        if rng:
+            set_random_states(rng)
+        trainer.store_flos()
+        self.model.save_pretrained(folder)
+        trainer._save_optimizer_and_scheduler(str(folder))
+        trainer._save_scaler(str(folder))
+        trainer._save_rng_state(str(folder))
+        set_random_states(here)
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        own = {"micro_batch": watch.micro_batch, "accumulation": watch.accumulation,
+               "best": watch.best, "waited": watch.waited}  # fmt: skip
+        (folder / OWN_STATE).write_text(json.dumps(own), "utf-8")
+        checkpoints.seal(folder)
+        checkpoints.rotate(watch.checkpoints, watch.keep)
+        watch.say(Artifact(str(folder), "checkpoint"))
+        self.answer()
+        return folder
+
+    def answer(self) -> None:
+        """What the pinned questions are answered now, without chance, and none of it used up."""
+        if not self.watch.prompts:
+            return
+        import torch
+
+        model, states = self.model, random_states()
+        model.eval()
+        for prompt in self.watch.prompts:
+            ids = torch.tensor([self.watch.prompt_ids(prompt)], device=model.device)
+            with torch.no_grad():
+                made = model.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                    max_new_tokens=self.watch.prompt_tokens, use_cache=True, temperature=None,
+                    top_p=None, top_k=None,
+                )  # fmt: skip
+            text = self.processing_class.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+            said = {"step": self.state.global_step, "prompt": prompt, "answer": text}
+            self.watch.say(Item("sample", said))
+        model.train()
+        set_random_states(states)
+
+
+class Listener:
+    """Turns the trainer's hooks into events, and looks at Stop at every step.
+
+    Mixed in before `transformers.TrainerCallback`.
+    """
+
+    trainer: Any
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.began, self.tokens = time.monotonic(), 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == 0:
+            self.trainer.answer()
+        self.watch.say(Progress(state.global_step, state.max_steps, "training"))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.began, self.tokens = time.monotonic(), self.trainer._total_train_tokens
+        self.trainer.rng = random_states()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if self.watch.cancelled() and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+            self.watch.ended = "cancelled"
+        elif state.global_step >= state.max_steps:
+            control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
+        watch, step = self.watch, state.global_step
+        if "loss" not in logs:
+            return
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        values = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm")
+                  if name in logs}  # fmt: skip
+        values["tokens_per_second"] = (self.trainer._total_train_tokens - self.tokens) / seconds
+        values["memory"] = memory_bytes()
+        finite = math.isfinite(values["loss"]) and math.isfinite(values.get("grad_norm", 0.0))
+        watch.bad = 0 if finite else watch.bad + 1
+        if math.isfinite(values["loss"]):
+            watch.last_loss = values["loss"]
+        for name, value in values.items():
+            watch.say(Metric(step, name, value))
+        watch.say(Progress(step, state.max_steps, "training"))
+        if watch.bad >= NOT_FINITE:
+            control.should_training_stop = True
+            watch.ended = "diverged"
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **more: Any
+    ) -> None:
+        watch, loss = self.watch, float((metrics or {}).get("eval_loss", math.nan))
+        watch.say(Metric(state.global_step, "validation_loss", loss))
+        better = watch.best is None or loss < watch.best
+        watch.best, watch.waited = (loss, 0) if better else (watch.best, watch.waited + 1)
+        if watch.early_stop and watch.waited >= watch.early_stop:
+            control.should_training_stop = control.should_save = True
+            watch.ended = watch.ended or "early"
+
+
+def make_room(folder: Path) -> None:
+    """Raises DiskShort where the next checkpoint might not fit beside the ones kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = [f for f in checkpoints.steps(folder) if (f / checkpoints.MANIFEST).is_file()]
+    if not known:
+        return
+    needed = checkpoints.free_bytes_needed(checkpoints.size_of(known[-1]))
+    if shutil.disk_usage(folder).free >= needed:
+        return
+    checkpoints.rotate(folder, 1)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiskShort(needed, free)
+
+
+def memory_bytes() -> float:
+    """What this process holds: on the GPU where it trains there, else in RAM."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_reserved())
+    import psutil
+
+    return float(psutil.Process().memory_info().rss)
+
+
+def random_states() -> dict[str, Any]:
+    """Of every generator that a training draws from."""
+    import random
+
+    import numpy as np
+    import torch
+
+    states = {"python": random.getstate(), "numpy": np.random.get_state(),
+              "torch": torch.get_rng_state()}  # fmt: skip
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])
