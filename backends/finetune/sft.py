@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.events import Artifact, Done, Event, Failed, Notice, Progress
-from backends.finetune import sft_rows, sft_setup
+from backends.finetune import sft_setup
 from backends.finetune.sft_params import SftOptions, SftParams
 from backends.models import catalogue, library
 from backends.models.opening import open_model
 from backends.runtime import checkpoints
 
 if TYPE_CHECKING:
+    from backends.finetune import sft_rows
     from backends.finetune.sft_trainer import Watch
 
 
@@ -61,13 +62,20 @@ class Sft(Backend):
 
     def run(self, params: SftParams) -> Iterator[Event]:
         """Train, resumed from the newest checkpoint. Raises Refused."""
+        from backends.finetune import sft_rows
+        from backends.finetune.data.rows import Stopped
+
         sft_setup.check(params, self.quantisation)
         folder = Path(params.folder)
         found = checkpoints.newest(folder / "checkpoints") if params.resume else None
         encoder = sft_rows.Encoder(self.tokenizer, self.template, self.system, params.answers_only)
         yield Progress(0, 0, "reading the dataset")
         dataset = sft_rows.opened(params.dataset, params.data)
-        rows = sft_rows.collect(dataset, encoder, params.max_length, self.cancelled)
+        try:
+            rows = sft_rows.collect(dataset, encoder, params.max_length, self.cancelled)
+        except Stopped:  # nothing was trained yet: there is no checkpoint to write
+            yield Done(cancelled=True)
+            return
         for note in rows.notices(params.max_length):
             yield Notice(note)
         events: queue.Queue[Any] = queue.Queue()

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from backends.base import ModelRef, Refused
 from backends.events import Event
 from backends.finetune.sft_params import SftOptions, SftParams
-from backends.finetune.sft_rows import Encoder, Rows
 from backends.models import catalogue
 
 if TYPE_CHECKING:
     from backends.finetune.sft import Sft
+    from backends.finetune.sft_rows import Encoder, Rows
     from backends.finetune.sft_trainer import Watch
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit",

@@ -88,12 +88,15 @@ def test_every_row_of_the_catalogue_has_badges_on_a_card_and_without_one() -> No
 
 
 def test_the_whole_list_takes_a_moment_without_torch() -> None:
-    badges.cache_clear()
-    started = time.perf_counter()
-    for row in ROWS.values():
-        if source := of_figures(row.task, row.config, row.parameters, row.parts):
-            badges(source, CARD)
-    assert time.perf_counter() - started < 0.2
+    seconds = []
+    for _ in range(3):  # the best counts: something else may run for a moment
+        badges.cache_clear()
+        started = time.perf_counter()
+        for row in ROWS.values():
+            if source := of_figures(row.task, row.config, row.parameters, row.parts):
+                badges(source, CARD)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.2
     code = (
         "import sys, backends.card.badges, backends.models.catalogue; print('torch' in sys.modules)"
     )
