@@ -268,7 +268,7 @@ def test_ctrl_c_ends_set_up_with_a_sentence(done: Checkout) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)  # a busy machine
-    assert process.returncode == 130
+    assert process.returncode == 130, output
     assert "Set-up was stopped. Continue it with: " in output
     assert "Traceback" not in output
 

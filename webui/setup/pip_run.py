@@ -6,6 +6,7 @@ import os
 import queue
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -99,6 +100,7 @@ class Pip:
     ) -> None:  # fmt: skip
         self.python, self.site, self.log, self.talk = python, site, log, talk
         self.temp, self.lock, self.cache = temp, lock, cache
+        self.interrupted = False
 
     def install(
         self, requirements: tuple[str, ...], progress: Progress, options: tuple[str, ...] = ()
@@ -120,8 +122,11 @@ class Pip:
             env=self._environment(), text=True, encoding="utf-8", errors="replace",
             pass_fds=() if self.lock is None or sys.platform == "win32" else (self.lock,),
         )  # fmt: skip
+        before = signal.signal(signal.SIGINT, self._interrupt)
         try:
             for line in _lines(process):
+                if self.interrupted:  # the exception was raised where Python can only print it
+                    raise KeyboardInterrupt
                 if line is None:
                     self._tick(progress)
                     continue
@@ -133,10 +138,15 @@ class Pip:
                 self._tick(progress)
             return process.wait()
         finally:  # Ctrl-C reaches pip as well: it only needs a moment
+            signal.signal(signal.SIGINT, before)
             if process.poll() is None:
                 process.terminate()
                 process.wait()
             self.log.flush()
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
 
     def _environment(self) -> dict[str, str]:
         own = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PIP_USER": "0"}
