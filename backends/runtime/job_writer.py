@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 import os
 import time
@@ -13,11 +12,11 @@ from typing import IO, Any
 import psutil
 
 from backends.events import Artifact, Event, Failed, Item, Metric, Notice, Progress, Text, to_json
+from backends.models.gguf_copy import FULL_DISK
 from backends.runtime.disk import Lines, read_json, write_json
 
 STATE_EVERY = 0.25  # seconds between two writes of state.json
 RESERVE = 65_536  # bytes kept free, so that a full disk has room for the end
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What safetensors and torch make of the same; neither raises OSError.
 FULL_WORDS = ("No space left on device", "File too large", "os error 28", "os error 27",
               "PytorchStreamWriter failed writing", "Disk quota exceeded")  # fmt: skip
@@ -26,7 +25,7 @@ FULL_WORDS = ("No space left on device", "File too large", "os error 28", "os er
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether there was no room to write, in whatever words, or because of such an error."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
             return True
         if any(words in str(error) for words in FULL_WORDS):
             return True

@@ -10,7 +10,6 @@ Blocking, and quick but for a move between disks: call it in a thread where that
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -24,13 +23,13 @@ from typing import Any
 
 from backends.base import Refused
 from backends.models import adding
+from backends.models.gguf_copy import FULL_DISK
 from backends.params import read
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 TRASH_SECONDS = 86_400.0
 FILE_BYTES = 4_000_000  # of one how.json; more is not read
 MOST_UNDOS = 100
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
