@@ -43,6 +43,7 @@ class Worker:
     def __init__(self, out: int, hung: float = HUNG) -> None:
         self.out, self.hung = out, hung
         self.writing = threading.Lock()
+        self.weighing = threading.RLock()
         self.commands: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self.current = 0
@@ -81,22 +82,30 @@ class Worker:
         while True:
             # Looked at by a C thread that needs no GIL: the last resort for a hung orphan.
             faulthandler.dump_traceback_later(self.hung, exit=True)
-            self.say("beat", memory=self.memory())
+            self.say_memory()
             time.sleep(BEAT)
+
+    def say_memory(self) -> None:
+        """A beat. What it read is out before the main thread reads: a number from before a move
+        that arrives behind the move's own would stand for a second, and a model that went to RAM
+        would count as one whose memory did not come back."""
+        with self.weighing:
+            self.say("beat", memory=self.memory())
 
     def memory(self) -> dict[str, int]:
         """What this process holds, and what its backend adds to that. Never raises: without a
         beat the process counts as hung, and a number less is no reason for that."""
         held: dict[str, int] = {}
-        backend = self.backend
-        try:
-            held = process_memory()
-            if backend:
-                held |= {str(k): int(v) for k, v in backend.memory().items()}
-        except Exception:
-            if not self.mute:
-                traceback.print_exc()
-            self.mute = True
+        with self.weighing:
+            backend = self.backend
+            try:
+                held = process_memory()
+                if backend:
+                    held |= {str(k): int(v) for k, v in backend.memory().items()}
+            except Exception:
+                if not self.mute:
+                    traceback.print_exc()
+                self.mute = True
         return held
 
     # The work

@@ -44,6 +44,18 @@ class Odd(Echo):
         yield Text(params.messages[-1].content * (3_000_000 if params.words else 1))
 backends.BACKENDS["echo"] = Odd
 """
+SLOW_TO_READ = """
+import threading, time
+import backends
+from backends.echo import Echo
+class Slow(Echo):
+    def memory(self):
+        held = super().memory()
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.6)
+        return held
+backends.BACKENDS["echo"] = Slow
+"""
 
 
 class Talk:
@@ -176,6 +188,19 @@ def test_a_backend_that_cannot_say_what_it_holds_does_not_end_the_beats(talk: An
             break
     assert all(beat["memory"]["rss_bytes"] > 0 for beat in beats)
     assert worker.rest().count("KeyError: 'no such counter'") == 1  # said once, not once a second
+
+
+def test_what_a_beat_read_before_a_move_never_follows_what_the_move_says(talk: Any) -> None:
+    worker = talk("--preload", "odd_module", module=SLOW_TO_READ)
+    worker.send(1, ECHO | {"options": {"card_mb": 600}})
+    assert worker.answer(1)["usage"]["memory"]["cuda_bytes"] == 600 * 2**20
+    next(frame for frame in worker.frames() if frame.get("say") == "beat")
+    time.sleep(1.3)  # the next beat is reading
+    worker.send(2, {"do": "park"})
+    assert worker.answer(2)["usage"]["memory"]["cuda_bytes"] == 0
+    told = worker.frames()
+    beats = [next(frame for frame in told if frame.get("say") == "beat") for _ in range(2)]
+    assert [beat["memory"]["cuda_bytes"] for beat in beats] == [0, 0]
 
 
 def test_what_is_too_large_for_a_frame_is_told_and_the_worker_stays(talk: Any) -> None:
