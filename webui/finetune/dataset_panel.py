@@ -1,0 +1,190 @@
+"""The dataset of the Fine-tune tab: dropped, recognised, found fault with, repaired."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from backends.base import Refused
+from webui.bench import Bench
+from webui.finetune import view
+from webui.finetune.datasets import Datasets, Kept
+from webui.finetune.looking import Look, look
+from webui.model_picker import line, problem, progress_bar, tab_of
+
+ENDINGS = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".zip"]
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+NOW: dict[str, Any] = {"queue": False, **QUIET}
+BLANKS = 6  # placeholders that have a box at once; the next ones come when these are filled
+LENGTH = 1024  # tokens a row, until a base model is chosen
+
+
+class DatasetPanel:
+    """The handlers. The dropdown says which dataset is chosen, everything else is on the disk.
+
+    `place` draws the controls, `place_view` what is known of the dataset, `wire` joins them.
+    `chosen` is the dropdown; each event in `looked` ends when a look at a dataset is over.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        folders = bench.settings
+        self.datasets = Datasets(bench.home, lambda: [Path(f) for f in folders.value.folders])
+
+    def place(self) -> None:
+        with gr.Group(elem_classes="panel"):
+            self.dropped = gr.File(
+                label="Drop a dataset, up to 2 GB", height=110, file_types=ENDINGS,
+                elem_id="finetune-drop",
+            )  # fmt: skip
+            self.chosen = gr.Dropdown(
+                [], label="Dataset", interactive=True, elem_id="finetune-dataset"
+            )
+            with gr.Row(elem_classes="buttons", visible=False) as self.repairs:
+                self.singled = gr.Button("Drop duplicates", size="sm", elem_id="finetune-single")
+                self.undone = gr.Button("Undo", size="sm", elem_id="finetune-undo")
+                self.deleted = gr.Button("Delete", size="sm", elem_id="finetune-delete")
+            with gr.Accordion("It lies on this computer", open=False):
+                self.path = gr.Textbox(
+                    label="File or folder", max_lines=1, elem_id="finetune-path",
+                    placeholder="In a folder that the settings allow; it is not copied",
+                )  # fmt: skip
+                self.used = gr.Button("Use it", size="sm", elem_id="finetune-use")
+        self.said = gr.HTML(elem_id="finetune-said")
+        with gr.Group(elem_classes="panel", visible=False, elem_id="finetune-blanks") as blanks:
+            self.boxes = [gr.Textbox(visible=False, max_lines=1) for _ in range(BLANKS)]
+            self.filled = gr.Button(
+                "Fill in", size="sm", variant="primary", elem_id="finetune-fill"
+            )
+        self.blanks = blanks
+
+    def place_view(self) -> None:
+        self.told = gr.HTML(view.NOTHING_YET, elem_id="finetune-told")
+        self.rows = gr.HTML(elem_id="finetune-rows")
+
+    def wire(self) -> None:
+        chosen, said = self.chosen, self.said
+        shown = [said, self.told, self.rows, self.repairs, self.blanks, *self.boxes]
+        more: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
+        looks: list[Any] = []
+
+        def then_look(event: Any) -> None:
+            looks.append(event.then(self.look, chosen, shown, **more))
+
+        if tab := tab_of(gr.context.Context.block):
+            then_look(tab.select(self.refresh, chosen, chosen, **NOW))
+        looks.append(chosen.input(self.look, chosen, shown, **more))
+        added = [chosen, said, self.dropped]
+        then_look(self.dropped.upload(self.drop, self.dropped, added, **QUIET))
+        then_look(gr.on([self.used.click, self.path.submit], self.use, self.path, added, **QUIET))
+        then_look(self.filled.click(self.fill, [chosen, *self.boxes], said, **NOW))
+        then_look(self.singled.click(self.single, chosen, said, **NOW))
+        then_look(self.undone.click(self.undo, chosen, said, **NOW))
+        then_look(self.deleted.click(self.delete, chosen, [chosen, said], **NOW))
+        self.looked = looks
+
+    # Which
+
+    def refresh(self, id: str | None) -> Any:
+        return self._choices(id)
+
+    def _choices(self, id: str | None) -> Any:
+        kept = self.datasets.all()
+        known = [k.id for k in kept]
+        value = id if id in known else known[0] if known else None
+        return gr.Dropdown(choices=[(k.name, k.id) for k in kept], value=value)
+
+    async def drop(self, file: str | None) -> list[Any]:
+        if not file:
+            return [gr.skip(), gr.skip(), gr.skip()]
+        return await self._added(lambda: self.datasets.take(Path(file), self.bench.temp))
+
+    async def use(self, text: str) -> list[Any]:
+        if not text.strip():
+            return [gr.skip(), problem("No file is named. Write where it lies."), gr.skip()]
+        return await self._added(lambda: self.datasets.point(text))
+
+    async def _added(self, add: Callable[[], Kept]) -> list[Any]:
+        try:
+            kept = await asyncio.to_thread(add)
+        except Refused as refused:
+            return [gr.skip(), problem(str(refused)), None]
+        return [self._choices(kept.id), "", None]
+
+    # What it is
+
+    async def look(self, id: str | None) -> AsyncGenerator[list[Any], None]:
+        try:
+            kept = self.datasets.get(id or "")
+        except Refused:
+            yield ["", view.NOTHING_YET, "", gr.Row(visible=False), *self._boxes({})]
+            return
+        async for found in look(self.bench, self.datasets, kept):
+            yield self._drawn(found)
+
+    def _drawn(self, found: Look) -> list[Any]:
+        about, report = found.said.get("dataset"), found.said.get("report")
+        said = problem(found.problem, found.detail) if found.problem else ""
+        if found.progress:
+            said = progress_bar(found.progress, "Checking every row")
+        told = rows = ""
+        if about:
+            told, rows = view.head(about, report), view.rows(about)
+        if report:
+            told += view.verdict(report)
+        if lengths := found.said.get("lengths"):
+            told += view.lengths(lengths, LENGTH)
+        names = report.get("placeholders", {}) if report else {}
+        return [said, told, rows, gr.Row(visible=True), *self._boxes(names)]
+
+    def _boxes(self, names: dict[str, int]) -> list[Any]:
+        shown: list[Any] = [gr.Group(visible=bool(names))]
+        for name, count in list(names.items())[:BLANKS]:
+            label = f"{{{{{name}}}}} in {count:,} rows"
+            shown.append(gr.Textbox(visible=True, label=label, value=""))
+        return shown + [gr.Textbox(visible=False, value="")] * (1 + BLANKS - len(shown))
+
+    # Repairing
+
+    def fill(self, id: str | None, *values: str) -> Any:
+        def change(kept: Kept) -> None:
+            names = list(kept.said.get("report", {}).get("placeholders", {}))[:BLANKS]
+            filled = {n: v for n, v in zip(names, values, strict=False) if v.strip()}
+            if not filled:
+                raise Refused("No box is filled.", "Write what shall stand there.")
+            self._step(kept, {"do": "fill", "values": filled})
+
+        return self._change(id, change)
+
+    def single(self, id: str | None) -> Any:
+        return self._change(id, lambda kept: self._step(kept, {"do": "drop_duplicates"}))
+
+    def undo(self, id: str | None) -> Any:
+        def change(kept: Kept) -> None:
+            if not kept.before:
+                raise Refused("There is nothing to undo.", "The dataset is as it was dropped.")
+            self.datasets.undo(kept.id)
+
+        return self._change(id, change)
+
+    def _step(self, kept: Kept, step: dict[str, Any]) -> None:
+        self.datasets.change(kept.id, steps=(*kept.how.steps, step))
+
+    def _change(self, id: str | None, change: Callable[[Kept], None]) -> str:
+        try:
+            change(self.datasets.get(id or ""))
+        except Refused as refused:
+            return problem(str(refused))
+        return ""
+
+    def delete(self, id: str | None) -> list[Any]:
+        try:
+            kept = self.datasets.get(id or "")
+            self.datasets.delete(kept.id)
+        except Refused as refused:
+            return [gr.skip(), problem(str(refused))]
+        return [self._choices(None), line(f"{kept.name} is deleted.", "note")]
