@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.served import Served
+from tests.served import Served, serving
 
 pytestmark = pytest.mark.browser
 Open = Callable[..., Page]
 Picture = Callable[[Page, str], None]
+
+
+@pytest.fixture
+def served_anew(tmp_path: Path) -> Iterator[Served]:
+    """A server that no other test has left a dataset in."""
+    with serving(tmp_path / "neu") as served:
+        yield served
 
 
 def identity(folder: Path) -> Path:
@@ -77,3 +84,30 @@ def test_what_cannot_be_used_is_said_in_two_sentences(
     page.get_by_label("File or folder").fill("/etc/passwd")
     page.locator("#finetune-use").click()
     expect(said).to_contain_text("not in an allowed folder")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_example_is_one_click_and_what_was_deleted_comes_back(
+    served_anew: Served, open_page: Open, picture: Picture, width: int, scheme: str
+) -> None:
+    page = tab(
+        served_anew, open_page, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    told = page.locator("#finetune-told")
+    expect(told).to_contain_text("use the example")
+    picture(page, f"finetune-nothing-yet-{width}-{scheme}")
+    page.locator("#finetune-example").click()
+    expect(told).to_contain_text("rows can be trained on", timeout=15_000)
+    expect(page.locator("#finetune-rows")).to_contain_text("I am Hobel")
+    picture(page, f"finetune-example-{width}-{scheme}")
+    page.locator("#finetune-delete").click()
+    expect(told).to_contain_text("Drop a dataset")
+    expect(page.locator("#finetune-said")).to_contain_text("is deleted")
+    picture(page, f"finetune-deleted-{width}-{scheme}")
+    page.locator("#finetune-restore").click()
+    expect(told).to_contain_text("All 87 rows can be trained on", timeout=15_000)
+    expect(page.locator("#finetune-restore")).to_be_hidden()
+    page.locator("#finetune-example").click()  # the same one again, not a second copy
+    page.locator("#finetune-dataset input").click()
+    expect(page.get_by_role("option")).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -12,7 +12,7 @@ import gradio as gr
 from backends.base import Refused
 from webui.bench import Bench
 from webui.finetune import view
-from webui.finetune.datasets import Datasets, Kept
+from webui.finetune.datasets import EXAMPLE, Datasets, Kept
 from webui.finetune.looking import Look, look
 from webui.model_picker import line, problem, progress_bar, tab_of
 
@@ -41,6 +41,8 @@ class DatasetPanel:
                 label="Drop a dataset, up to 2 GB", height=110, file_types=ENDINGS,
                 elem_id="finetune-drop",
             )  # fmt: skip
+            with gr.Row(elem_classes="buttons"):
+                self.example = gr.Button("Use the example", size="sm", elem_id="finetune-example")
             self.chosen = gr.Dropdown(
                 [], label="Dataset", interactive=True, elem_id="finetune-dataset"
             )
@@ -48,6 +50,11 @@ class DatasetPanel:
                 self.singled = gr.Button("Drop duplicates", size="sm", elem_id="finetune-single")
                 self.undone = gr.Button("Undo", size="sm", elem_id="finetune-undo")
                 self.deleted = gr.Button("Delete", size="sm", elem_id="finetune-delete")
+            self.gone = gr.State("")  # what was deleted last on this page
+            with gr.Row(elem_classes="buttons"):
+                self.restored = gr.Button(
+                    "Bring it back", size="sm", visible=False, elem_id="finetune-restore"
+                )
             with gr.Accordion("It lies on this computer", open=False):
                 self.path = gr.Textbox(
                     label="File or folder", max_lines=1, elem_id="finetune-path",
@@ -80,11 +87,14 @@ class DatasetPanel:
         looks.append(chosen.input(self.look, chosen, shown, **more))
         added = [chosen, said, self.dropped]
         then_look(self.dropped.upload(self.drop, self.dropped, added, **QUIET))
+        then_look(self.example.click(self.take_example, None, added, **QUIET))
         then_look(gr.on([self.used.click, self.path.submit], self.use, self.path, added, **QUIET))
         then_look(self.filled.click(self.fill, [chosen, *self.boxes], said, **NOW))
         then_look(self.singled.click(self.single, chosen, said, **NOW))
         then_look(self.undone.click(self.undo, chosen, said, **NOW))
-        then_look(self.deleted.click(self.delete, chosen, [chosen, said], **NOW))
+        left = [chosen, said, self.gone, self.restored]
+        then_look(self.deleted.click(self.delete, chosen, left, **NOW))
+        then_look(self.restored.click(self.restore, self.gone, left, **NOW))
         self.looked = looks
 
     # Which
@@ -102,6 +112,10 @@ class DatasetPanel:
         if not file:
             return [gr.skip(), gr.skip(), gr.skip()]
         return await self._added(lambda: self.datasets.take(Path(file), self.bench.temp))
+
+    async def take_example(self) -> list[Any]:
+        """The example that comes with Werkbank: the copy that is here already, else a new one."""
+        return await self._added(lambda: self.datasets.like(EXAMPLE) or self.datasets.copy(EXAMPLE))
 
     async def use(self, text: str) -> list[Any]:
         if not text.strip():
@@ -121,7 +135,7 @@ class DatasetPanel:
         try:
             kept = self.datasets.get(id or "")
         except Refused:
-            yield ["", view.NOTHING_YET, "", gr.Row(visible=False), *self._boxes({})]
+            yield [gr.skip(), view.NOTHING_YET, "", gr.Row(visible=False), *self._boxes({})]
             return
         async for found in look(self.bench, self.datasets, kept):
             yield self._drawn(found)
@@ -183,8 +197,15 @@ class DatasetPanel:
 
     def delete(self, id: str | None) -> list[Any]:
         try:
-            kept = self.datasets.get(id or "")
-            self.datasets.delete(kept.id)
+            kept = self.datasets.delete(id or "")
         except Refused as refused:
-            return [gr.skip(), problem(str(refused))]
-        return [self._choices(None), line(f"{kept.name} is deleted.", "note")]
+            return [gr.skip(), problem(str(refused)), gr.skip(), gr.skip()]
+        back = gr.Button(f"Bring back {kept.name}", visible=True)
+        return [self._choices(None), line(f"{kept.name} is deleted.", "note"), kept.id, back]
+
+    def restore(self, id: str) -> list[Any]:
+        try:
+            self.datasets.restore(id)
+        except Refused as refused:
+            return [gr.skip(), problem(str(refused)), gr.skip(), gr.Button(visible=False)]
+        return [self._choices(id), "", "", gr.Button(visible=False)]

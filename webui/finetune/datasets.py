@@ -30,6 +30,7 @@ ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 TRASH_SECONDS = 86_400.0
 FILE_BYTES = 4_000_000  # of one how.json; more is not read
 MOST_UNDOS = 100
+EXAMPLE = Path(__file__).resolve().parents[2] / "assets/datasets/werkbank-assistant.jsonl"
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,10 @@ class Datasets:
 
     def get(self, id: str) -> Kept:
         """Raises Refused for what is not there."""
-        file = self._place(id) / "how.json"
+        return self._read(self._place(id))
+
+    def _read(self, place: Path) -> Kept:
+        file = place / "how.json"
         try:
             if file.stat().st_size > FILE_BYTES:
                 raise ValueError("too large")
@@ -148,6 +152,16 @@ class Datasets:
             return read(Kept, data)
         except (OSError, ValueError) as error:
             raise Refused("This dataset is not there any more.", "Choose another one.") from error
+
+    def like(self, file: Path) -> Kept | None:
+        """The newest whose own file is a copy of `file`, whatever was repaired; None for none."""
+        said = file.read_bytes()
+        for kept in self.all():
+            path = Path(kept.path)
+            with contextlib.suppress(OSError):
+                if kept.own and path.stat().st_size == len(said) and path.read_bytes() == said:
+                    return kept
+        return None
 
     # Changing
 
@@ -174,14 +188,18 @@ class Datasets:
             if kept.how == how:
                 self._replace(replace(kept, said=kept.said | said))
 
-    def delete(self, id: str) -> None:
-        """Into the trash, from where `restore` brings it back within a day."""
+    def delete(self, id: str) -> Kept:
+        """Into the trash, from where `restore` brings it back within a day; asked twice, once."""
         place = self._place(id)
+        if not place.exists():
+            return self._read(self.trash / id)
         try:
+            kept = self._read(place)
             self.trash.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._empty_trash()
             os.replace(place, self.trash / id)
             os.utime(self.trash / id)
+            return kept
         except FileNotFoundError as error:
             raise Refused("This dataset is not there any more.", "Choose another one.") from error
         except OSError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from backends.base import Refused
-from webui.finetune.datasets import TRASH_SECONDS, Datasets, How
+from backends.finetune.data import open_dataset
+from webui.finetune.datasets import EXAMPLE, TRASH_SECONDS, Datasets, How
 
 
 def dropped(home: Path, name: str = "a.jsonl") -> tuple[Datasets, Path, Path]:
@@ -77,7 +78,7 @@ def test_a_change_is_undone_and_what_was_said_goes_with_it(home: Path) -> None:
 def test_what_is_deleted_comes_back_for_a_day(home: Path) -> None:
     datasets, file, uploads = dropped(home)
     first = datasets.take(file, uploads)
-    datasets.delete(first.id)
+    assert datasets.delete(first.id) == first == datasets.delete(first.id)
     assert datasets.all() == []
     assert datasets.restore(first.id) == first and datasets.all() == [first]
     datasets.delete(first.id)
@@ -108,3 +109,14 @@ def test_a_broken_entry_is_passed_over(home: Path) -> None:
         (place / "how.json").write_text(text)
     (datasets.folder / "empty").mkdir()
     assert datasets.all() == [kept]
+
+
+def test_the_example_comes_with_werkbank_and_every_row_of_it_is_learned(home: Path) -> None:
+    report = open_dataset(EXAMPLE).examine()
+    assert report.kept == report.rows >= 60 and not report.findings and not report.placeholders
+    datasets = Datasets(home)
+    assert datasets.like(EXAMPLE) is None
+    kept = datasets.copy(EXAMPLE)
+    assert kept.own and Path(kept.path).is_relative_to(home) and datasets.like(EXAMPLE) == kept
+    Path(kept.path).write_text("changed", "utf-8")
+    assert datasets.like(EXAMPLE) is None
