@@ -64,15 +64,15 @@ def _add_test(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_test(args: argparse.Namespace) -> int:
-    from webui.setup import chromium, handover, pins
+    from webui import suite
+    from webui.setup import chromium, pins
 
     browser = chromium.provide()
     if not browser:
         print(
             f"!!! NO CHROMIUM, so the browser tests are skipped. To run them: {chromium.advice()}."
         )
-    command = [sys.executable, "-m", "pytest", *args.pytest_args]
-    return handover.become(command, pins.ROOT, os.environ | {chromium.VARIABLE: browser})
+    return suite.run(args.pytest_args, pins.ROOT, os.environ | {chromium.VARIABLE: browser})
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

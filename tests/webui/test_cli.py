@@ -220,9 +220,9 @@ def test_tests_are_told_their_browser_and_its_absence_is_said_loudly(
     became: list[Any] = []
     monkeypatch.setattr(chromium, "provide", lambda: browser)
     monkeypatch.setattr(handover, "become", lambda *given: became.append(given) or 5)
-    assert cli.main(["test", "-x", "tests/webui"]) == 5
+    assert cli.main(["test", "-x", "tests/webui/test_cli.py"]) == 5
     command, folder, environment = became[0]
-    assert command == [sys.executable, "-m", "pytest", "-x", "tests/webui"]
+    assert command == [sys.executable, "-m", "pytest", "-x", "tests/webui/test_cli.py"]
     assert folder == ROOT and environment[chromium.VARIABLE] == browser
     loud = "!!! NO CHROMIUM, so the browser tests are skipped." in capsys.readouterr().out
     assert loud == (browser == "")

@@ -17,11 +17,12 @@ def become(command: list[str], folder: Path, environment: dict[str, str] | None 
     sys.stderr.flush()
     os.chdir(folder)
     if sys.platform == "win32":
-        return _wait(subprocess.Popen(command, env=environment))
+        return wait(subprocess.Popen(command, env=environment))
     os.execve(command[0], command, os.environ if environment is None else environment)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. Ctrl-C is left to it."""
     while True:
         try:
             return process.wait()
