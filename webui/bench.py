@@ -341,6 +341,8 @@ class Bench:
 
     def loaded(self, resident: Resident, entry: Entry) -> None:
         """What a load really took goes to the file that predictions learn from."""
+        if not resident.card.measured:
+            return
         args = (resident.backend, resident.model, resident.as_loaded, entry.device)
         foretold = self.forecast.plain(*args)
         self.measured.append(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from backends.base import Backend, Card, ModelRef, Refused
+from backends.card.offload import Weights
 from backends.events import ITEM_BYTES, Artifact, Done, Event, Item, Progress
 from backends.params import Params, read, setting
 
@@ -67,8 +68,9 @@ class DatasetDoctor(Backend):
         params=DatasetParams,
         load_options=DatasetOptions,
         label="Dataset doctor",
-        memory_factor=1.0,
-        memory_base=60 * 2**20,
+        memory_base=300 * 2**20,
+        weights=lambda options, size, device: Weights(0, 0),  # of a base, the tokenizer alone
+        measured=False,
     )
 
     def load(self, model: ModelRef, options: DatasetOptions) -> None:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from backends.runtime.disk import sync, sync_folder, write_json
+from backends.runtime.disk import is_partial, sync, sync_folder, write_json
 
 MANIFEST = "MANIFEST.json"
 BROKEN = "broken"
@@ -132,8 +132,8 @@ def _set_aside(folder: Path) -> None:
 def _files(folder: Path) -> list[Path]:
     """Every file but the manifest, in one order everywhere."""
     found = (p for p in folder.rglob("*") if p.is_file())
-    own = {MANIFEST, f"{MANIFEST}.partial"}
-    return sorted(p for p in found if p.relative_to(folder).as_posix() not in own)
+    names = ((p, p.relative_to(folder).as_posix()) for p in found)
+    return sorted(p for p, name in names if name != MANIFEST and not is_partial(name, MANIFEST))
 
 
 def _sha256(file: Path) -> str:

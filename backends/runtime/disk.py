@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+LEFT_SECONDS = 60.0  # after which a partial file is one that a killed process has left
 
 
 def write_json(file: Path, value: Any, *, durable: bool = False) -> None:
     """Replace `file` whole: a reader sees the old one or the new one, never a half.
 
     `durable` waits until it is on the disk. Raises OSError; what was there before stays then.
+    Several processes may write the same file: each has a partial one of its own, and the last wins.
     """
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("w", encoding="utf-8") as handle:
             json.dump(value, handle, indent=1, ensure_ascii=False)
@@ -23,12 +28,28 @@ def write_json(file: Path, value: Any, *, durable: bool = False) -> None:
             if durable:
                 os.fsync(handle.fileno())
         os.replace(partial, file)
-    except OSError:
+    except BaseException:  # also what is no JSON, and Ctrl-C
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+    _clear_partials(file)
     if durable:
         sync_folder(file.parent)
+
+
+def is_partial(name: str, of: str) -> bool:
+    """Whether a file's name is that of an unfinished `of`."""
+    return name.startswith(f".{of}.") and name.endswith(".partial")
+
+
+def _clear_partials(file: Path) -> None:
+    """Those that killed processes left; a younger one may be written just now."""
+    with contextlib.suppress(OSError):
+        with os.scandir(file.parent) as entries:
+            left = [Path(entry.path) for entry in entries if is_partial(entry.name, file.name)]
+        for one in left:
+            if time.time() - one.lstat().st_mtime > LEFT_SECONDS:
+                one.unlink(missing_ok=True)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from backends.base import Refused
 from backends.models import adding
 from backends.models.gguf_copy import FULL_DISK
 from backends.params import read
+from backends.runtime.disk import write_json
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 TRASH_SECONDS = 86_400.0
@@ -121,7 +122,7 @@ class Datasets:
             if staged is None:
                 staged = self.folder / f".adding-{secrets.token_hex(6)}"
                 staged.mkdir(parents=True, mode=0o700)
-            self._write(kept, staged)
+            write_json(staged / "how.json", asdict(kept), durable=True)
             os.replace(staged, place)
         except OSError as error:
             raise self._sentence(error) from error
@@ -220,21 +221,10 @@ class Datasets:
 
     def _replace(self, kept: Kept) -> Kept:
         try:
-            self._write(kept, self._place(kept.id))
+            write_json(self._place(kept.id) / "how.json", asdict(kept), durable=True)
         except OSError as error:
             raise self._sentence(error) from error
         return kept
-
-    def _write(self, kept: Kept, folder: Path) -> None:
-        part = folder / f".how-{secrets.token_hex(4)}"
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                json.dump(asdict(kept), file, ensure_ascii=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, folder / "how.json")
-        finally:
-            part.unlink(missing_ok=True)
 
     def _place(self, id: str) -> Path:
         if not ID.fullmatch(id):

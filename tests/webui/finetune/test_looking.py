@@ -45,6 +45,7 @@ def test_what_was_said_is_kept_and_not_asked_again(home: Path) -> None:
         changed = datasets.change(kept.id, steps=({"do": "take", "count": 7},))
         last = [s async for s in look(bench, datasets, changed)][-1]
         assert last.said["report"]["kept"] == 7
+        assert not bench.measured.path.exists()  # it is no model whose memory is learned from
 
     drive(home, body)
 
