@@ -1,6 +1,6 @@
 """Foretold against measured memory on a real GPU: models of real shapes, random weights.
 
-    python -m benchmarks.fit_gpu [--cells drawn|rest|all|NAME,NAME] [--seed 1] [--seconds 480]
+    python -m benchmarks.fit_gpu [--cells drawn|rest|others|all|NAME,NAME] [--seed 1] [--seconds S]
                                  [--out FOLDER] [--learn results.jsonl] [--plain] [--tiny]
 
 Predictions of all cells are written before the first load (FOLDER/predictions.json). Each cell runs
@@ -50,6 +50,24 @@ SHAPES: dict[str, dict[str, Any]] = {
     "13b": LLAMA | {"vocab_size": 32000, "hidden_size": 5120, "intermediate_size": 13824,
         "num_hidden_layers": 40, "num_attention_heads": 40, "num_key_value_heads": 40},
 }  # fmt: skip
+# Families that no constant was set from.
+OTHERS: dict[str, dict[str, Any]] = {
+    "qwen3-4b": {"model_type": "qwen3", "vocab_size": 151936, "hidden_size": 2560,
+        "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True},
+    "mistral-7b": {"model_type": "mistral", "vocab_size": 32768, "hidden_size": 4096,
+        "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 128, "sliding_window": None,
+        "tie_word_embeddings": False},
+    "gemma2-2b": {"model_type": "gemma2", "vocab_size": 256000, "hidden_size": 2304,
+        "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
+    "phi3-mini": {"model_type": "phi3", "vocab_size": 32064, "hidden_size": 3072,
+        "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "tie_word_embeddings": False, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 2},
+}  # fmt: skip
+OTHERS = {name: shape | {"initializer_range": 0.005} for name, shape in OTHERS.items()}
 TINY = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "vocab_size": 512,
         "num_attention_heads": 4, "num_key_value_heads": 4}  # fmt: skip
 WHISPER = {  # large-v3
@@ -76,6 +94,10 @@ class Cell:
 
 
 def all_cells() -> list[Cell]:
+    return first_cells() + other_cells()
+
+
+def first_cells() -> list[Cell]:
     cells = [
         Cell(f"chat-{shape}-{q}-{context}", "chat", shape, q, context)
         for shape in SHAPES
@@ -105,10 +127,28 @@ def all_cells() -> list[Cell]:
     return cells
 
 
+def other_cells() -> list[Cell]:
+    """Of shapes that were not looked at when the constants were set."""
+    cells = [
+        Cell(f"chat-{shape}-{q}-{context}", "chat", shape, q, context)
+        for shape in OTHERS
+        for q, context in (("bf16", 1024), ("bf16", 4096), ("nf4", 1024), ("nf4", 4096),
+                           ("int8", 2048))
+    ]  # fmt: skip
+    cells += [
+        Cell(f"qlora-{shape}-1x{n}-{way}", "train", shape, "nf4", n, 1, way == "ckpt")
+        for shape in OTHERS
+        for n, way in ((1024, "ckpt"), (512, "kept"))
+    ]
+    return cells
+
+
 def config_of(cell: Cell, tiny: bool) -> dict[str, Any]:
     if cell.kind == "whisper":
         return WHISPER | ({"encoder_layers": 2, "decoder_layers": 2} if tiny else {})
-    return SHAPES[cell.shape] | {"max_position_embeddings": 8192} | (TINY if tiny else {})
+    return (
+        (SHAPES | OTHERS)[cell.shape] | {"max_position_embeddings": 8192} | (TINY if tiny else {})
+    )
 
 
 def smaller(cell: Cell) -> Cell:
@@ -400,12 +440,14 @@ def learned_from(path: Path) -> dict[str, fit.Learned]:
 
 
 def chosen(which: str, seed: int) -> list[Cell]:
-    cells = all_cells()
-    drawn = set(random.Random(seed).sample([cell.name for cell in cells], DRAWN))
+    cells, first = all_cells(), first_cells()
+    drawn = set(random.Random(seed).sample([cell.name for cell in first], DRAWN))
     if which == "all":
         return cells
+    if which == "others":
+        return other_cells()
     if which in ("drawn", "rest"):
-        return [cell for cell in cells if (cell.name in drawn) == (which == "drawn")]
+        return [cell for cell in first if (cell.name in drawn) == (which == "drawn")]
     names = which.split(",")
     unknown = set(names) - {cell.name for cell in cells}
     if unknown:
