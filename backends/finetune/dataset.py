@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -29,6 +30,7 @@ CHARACTERS_PER_TOKEN = 4  # of English, where no model is asked
 CLIPPED = 1200  # characters of one text in a preview
 ROOM = ITEM_BYTES - 2000  # bytes of JSON, less what stands around them
 TOLD = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens: lengths whose cut is told
+CELLS, CELL, CELL_ROWS = 40, 120, 3  # columns, characters and rows shown as the file has them
 QUIET = 0.1  # seconds between two looks whether the work is over
 
 
@@ -40,10 +42,11 @@ class DatasetParams(Params):
     allowed  absolute folders that `path` must lie in; () for any
     reading, mapping, steps   what `Dataset.as_dict` gave; empty: as recognised
     out      absolute path of the cleaned file that `write` makes
+    length, answers_only   as the training has them, for `tokens`: `count` rows behind `start`
     """
 
     path: str = setting("", "File", hidden=True)
-    do: Literal["look", "examine", "write"] = setting("look", "What to do", hidden=True)
+    do: Literal["look", "examine", "write", "tokens"] = setting("look", "What to do", hidden=True)
     allowed: tuple[str, ...] = setting((), "Allowed folders", hidden=True)
     reading: dict[str, Any] = setting({}, "How it is read", hidden=True)
     mapping: dict[str, Any] = setting({}, "What its columns mean", hidden=True)
@@ -52,6 +55,8 @@ class DatasetParams(Params):
     count: int = setting(20, "Rows to show", min=1, max=200, hidden=True)
     exact: bool = setting(False, "Count every token", hidden=True)
     out: str = setting("", "Cleaned file", hidden=True)
+    length: int = setting(1024, "Length of a row", min=1, unit="tokens", hidden=True)
+    answers_only: bool = setting(True, "Learn the answers only", hidden=True)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class DatasetOptions(Params):
 
 
 class DatasetDoctor(Backend):
-    """`run` yields Items: "dataset" (what it is, some rows), "report" (all rows), "lengths"."""
+    """`run` yields Items: "dataset" (what it is, some rows), "report" (all rows), "lengths"; for
+    `do="tokens"` one "tokens" for each row instead (`backends.finetune.tokens`)."""
 
     card = Card(
         name="dataset",
@@ -80,15 +86,24 @@ class DatasetDoctor(Backend):
             return
         from transformers import AutoTokenizer
 
-        from backends.models import library
+        from backends.finetune.sft_setup import training_base
+        from backends.models import catalogue, library
 
-        folder = library.prepare(model, self.report, self.cancelled)
+        ref = training_base(model)
+        folder = library.prepare(ref, self.report, self.cancelled)
         self.tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        row = catalogue.find_row(ref)
+        self.template = catalogue.training_template(row) if row else ""
+        self.system = row.system if row else ""
 
     def run(self, params: DatasetParams) -> Iterator[Event]:
         dataset = opened(params)
+        if params.do == "tokens":
+            yield from self._tokens(dataset, params)
+            yield Done(cancelled=self.cancelled())
+            return
         yield Item("dataset", about(dataset, params))
         if params.do == "examine" and not dataset.mapping.missing():  # else "dataset" says it
             yield from self._examine(dataset, params.exact)
@@ -113,6 +128,18 @@ class DatasetDoctor(Backend):
                 done = len(lengths.tokens)
                 yield Progress(done, report.kept, "Counting tokens")
                 yield Item("lengths", lengths_as_dict(lengths))
+
+    def _tokens(self, dataset: Dataset, params: DatasetParams) -> Iterator[Event]:
+        from backends.finetune.sft_rows import Encoder
+        from backends.finetune.tokens import row_tokens
+
+        if self.tokenizer is None:
+            raise Refused("No base model is chosen.", "Choose the one that shall be trained.")
+        encoder = Encoder(self.tokenizer, self.template, self.system, params.answers_only)
+        for made in dataset.preview(params.count, params.start):
+            if self.cancelled():
+                return
+            yield Item("tokens", fitting(row_tokens(made, encoder, params.length)))
 
     def _write(self, dataset: Dataset, out: Path) -> Iterator[Event]:
         written = yield from watched(
@@ -171,6 +198,8 @@ def about(dataset: Dataset, params: DatasetParams) -> dict[str, Any]:
         "evidence": known.evidence,
         "missing": dataset.mapping.missing(),
         "columns": [str(c)[:100] for c in known.columns[:200]],
+        "cells": cells(dataset),
+        "read": as_read(dataset),
         "mapping": to_dict(dataset.mapping),
         "notes": dataset.notes,
         "more": True,
@@ -186,6 +215,31 @@ def about(dataset: Dataset, params: DatasetParams) -> dict[str, Any]:
         told["rows"].append(shown)
     told["more"] = len(made) == params.count or len(told["rows"]) < len(made)
     return told
+
+
+def cells(dataset: Dataset) -> list[dict[str, str]]:
+    """The first rows as the file has them, by column, to tell what each column is."""
+    found = (row.value for row in islice(dataset.rows(), 100) if row.value is not None)
+    names = list(dataset.recognised.columns[:CELLS])
+    return [
+        {str(n)[:100]: _plain(value[n])[:CELL] for n in names if n in value}
+        for value in islice(found, CELL_ROWS)
+    ]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def as_read(dataset: Dataset) -> dict[str, Any]:
+    """How the first file of it was read: the guesses that `reading` may overrule."""
+    layout = next(iter(dataset.layouts.values()))
+    return {
+        "kind": layout.kind,
+        "encoding": layout.encoding.title,
+        "certain": layout.encoding.certain,
+        "separator": layout.separator,
+    }
 
 
 def row_as_dict(made: Made) -> dict[str, Any]:

