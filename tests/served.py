@@ -20,6 +20,8 @@ import psutil
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 START_SECONDS = 60
+# Where a server looks for a free port. Each worker of pytest-xdist has a stretch of its own.
+PORT = 7900 + 30 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def find_chromium() -> str | None:
@@ -70,7 +72,7 @@ def serving(home: Path, *arguments: str, stop: bool = True) -> Iterator[Served]:
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "webui.cli", "serve", "--no-browser", "--home", str(home),
-             "--port", "7900", *arguments],
+             "--port", str(PORT), *arguments],
             cwd=CHECKOUT, stdout=out, stderr=subprocess.STDOUT, text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip

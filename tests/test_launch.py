@@ -187,6 +187,7 @@ def test_a_first_start_says_what_it_will_do_sets_up_and_hands_over(
     assert "Successfully installed tiny" in checkout.log.read_text("utf-8")
 
 
+@pytest.mark.alone
 def test_a_second_start_installs_nothing_and_adds_less_than_150_ms(done: Checkout) -> None:
     log = done.log.read_text("utf-8")
     ran = done.launch("doctor")

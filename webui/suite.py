@@ -18,6 +18,8 @@ from webui.setup import handover
 MOST_WORKERS = 4  # each may hold a model and a browser
 NOTHING_COLLECTED = 5  # pytest's exit codes
 INTERRUPTED = 2
+# In the order of the folders: by number of tests, slow files with few of them would come last.
+SPREAD = ("--dist", "loadfile", "--no-loadscope-reorder")
 PLAIN = ("-q", "-qq", "-v", "-vv", "-x", "--exitfirst", "--no-header", "--no-summary")
 VALUED = ("-k", "--maxfail", "--durations", "--durations-min", "--tb", "-r")
 
@@ -47,7 +49,7 @@ def parts(words: list[str], root: Path, count: int) -> list[list[str]]:
     if count < 2:
         return [words]
     return [
-        ["-n", str(count), "--dist", "loadfile", "-m", "not alone", *words],
+        ["-n", str(count), *SPREAD, "-m", "not alone", *words],
         ["-m", "alone", *words],
     ]
 

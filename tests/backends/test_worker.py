@@ -213,6 +213,7 @@ def test_what_is_too_large_for_a_frame_is_told_and_the_worker_stays(talk: Any) -
     assert worker.answer(3)["event"] == "Done"
 
 
+@pytest.mark.alone
 def test_the_end_of_its_input_ends_it(talk: Any) -> None:
     worker = talk()
     worker.send(1, ECHO)

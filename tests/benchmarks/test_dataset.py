@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import dataset
 from benchmarks.measure import Plan
 
 
+@pytest.mark.alone
 def test_all_rows_of_the_table_are_measured(tmp_path: Path) -> None:
     rows = list(dataset.measure(Plan(tmp_path, rows=300)))
     assert [row.what for row in rows] == [bar.what for bar in dataset.BARS]

@@ -172,6 +172,7 @@ def test_an_answer_that_nobody_watches_is_stopped_and_kept(server: Served, open_
     assert answer(page).startswith(written[:30])
 
 
+@pytest.mark.alone
 @pytest.mark.model
 def test_a_killed_worker_is_a_sentence_within_a_second_and_the_next_message_works(
     server: Served, open_page: Open, picture: Picture
@@ -238,6 +239,7 @@ def test_copying_takes_the_answer_without_its_figures(server: Served, open_page:
     assert page.evaluate("navigator.clipboard.readText()") == "copy me"
 
 
+@pytest.mark.alone
 def test_load_and_unload_say_time_and_memory(
     server: Served, open_page: Open, picture: Picture
 ) -> None:

@@ -72,6 +72,7 @@ def test_code_a_pdf_a_word_document_and_a_notebook_become_text(folder: Path) -> 
     assert read(put(folder, "a.ipynb", book.encode()), folder).text == "```\n1 + 1\n```"
 
 
+@pytest.mark.alone
 def test_half_a_second_is_enough_for_a_small_file(folder: Path) -> None:
     path = put(folder, "a.txt", b"hello")
     read(path, folder)
@@ -147,6 +148,7 @@ def test_what_is_built_to_fill_the_memory_is_a_sentence(folder: Path, name: str)
 SLOW = pdf(*[b"BT /F1 9 Tf (x) Tj ET q Q " * 200_000] * 8, packed=True)
 
 
+@pytest.mark.alone
 def test_a_file_that_takes_for_ever_is_given_up(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_file_that_takes_for_ever_is_given_up(
     assert not readers()
 
 
+@pytest.mark.alone
 def test_a_reader_that_does_not_end_itself_is_killed(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

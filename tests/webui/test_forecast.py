@@ -133,6 +133,7 @@ def test_nothing_is_said_of_what_nobody_can_foretell(home: Path) -> None:
     with_bench(home, body)
 
 
+@pytest.mark.alone
 def test_a_prediction_with_a_long_history_stays_quick(home: Path) -> None:
     async def body(bench: Bench) -> None:
         model = bench.find("smollm2-135m-instruct")

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from starlette.routing import BaseRoute, Mount
 
-from tests.served import CHECKOUT, Served, serving
+from tests.served import CHECKOUT, PORT, Served, serving
 from webui.server import bind
 
 
@@ -140,10 +140,10 @@ def test_a_second_instance_opens_the_first_and_exits_0(server: Served) -> None:
 def test_a_used_port_is_passed_over_and_a_killed_page_can_be_started_again(tmp_path: Path) -> None:
     with socket.socket() as taken:
         with contextlib.suppress(OSError):
-            taken.bind(("127.0.0.1", 7900))
+            taken.bind(("127.0.0.1", PORT))
         taken.listen()
         with serving(tmp_path / "home") as first:
-            assert ":7900/" not in first.url
+            assert f":{PORT}/" not in first.url
             token = first.token
             os.kill(first.process.pid, signal.SIGKILL)
             first.process.wait()
@@ -156,7 +156,7 @@ def test_a_used_port_is_passed_over_and_a_killed_page_can_be_started_again(tmp_p
 
 
 def test_a_port_that_another_has_bound_but_not_opened_yet_is_passed_over() -> None:
-    first = bind("127.0.0.1", 7930)
+    first = bind("127.0.0.1", PORT + 10)
     port = first.getsockname()[1]
     with first, bind("127.0.0.1", port) as second:
         assert second.getsockname()[1] > port
@@ -219,7 +219,7 @@ def test_a_folder_named_tmp_in_the_home_is_left_alone(tmp_path: Path) -> None:
     "trouble", ["home is a file", "token is a folder", "host is not ours", "no such model"]
 )
 def test_what_cannot_start_says_why_in_two_sentences(tmp_path: Path, trouble: str) -> None:
-    home, more = tmp_path / "home", ["--port", "7990"]
+    home, more = tmp_path / "home", ["--port", str(PORT + 20)]
     if trouble == "home is a file":
         home.write_text("x")
     elif trouble == "token is a folder":

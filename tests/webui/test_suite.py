@@ -14,7 +14,7 @@ import pytest
 from webui import suite
 from webui.setup.pins import ROOT
 
-BESIDE = ["-n", "3", "--dist", "loadfile", "-m", "not alone"]
+BESIDE = ["-n", "3", *suite.SPREAD, "-m", "not alone"]
 ALONE = ["-m", "alone"]
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from backends.card import fit_load
 from backends.card.badges import Badge, Budget, badges, best, of_figures
 from backends.card.plan import LoadPlan
@@ -87,6 +89,7 @@ def test_every_row_of_the_catalogue_has_badges_on_a_card_and_without_one() -> No
             )
 
 
+@pytest.mark.alone
 def test_the_whole_list_takes_a_moment_without_torch() -> None:
     seconds = []
     for _ in range(3):  # the best counts: something else may run for a moment

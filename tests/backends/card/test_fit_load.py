@@ -199,6 +199,7 @@ def test_an_unknown_family_has_exact_weights_and_says_so(tmp_path: Path) -> None
     assert found.part("weights") == 2 * (64 * 32 + 96 * 32 + 32) and not found.part("cache")
 
 
+@pytest.mark.alone
 def test_a_prediction_takes_milliseconds() -> None:
     path = library.locate(ModelRef.parse(GGUF))
     began = time.perf_counter()

@@ -136,6 +136,7 @@ def test_stop_ends_the_thread_and_start_brings_it_back(reader):
     sampler.stop()
 
 
+@pytest.mark.alone
 def test_a_reader_that_hangs_does_not_hold_up_stop_or_since():
     forever = threading.Event()
     sampler = Sampler(lambda: forever.wait(60) or reading(), interval=0.01)

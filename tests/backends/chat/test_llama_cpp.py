@@ -174,6 +174,7 @@ def test_more_context_than_it_was_trained_for_is_refused() -> None:
 # Stop
 
 
+@pytest.mark.alone
 def test_stop_is_heard_while_it_writes_and_while_it_reads(backend: LlamaCpp) -> None:
     talk.check_stop_pressed(backend)
 
@@ -283,6 +284,7 @@ def test_a_path_with_spaces_and_umlauts_works() -> None:
     shutil.rmtree(folder)
 
 
+@pytest.mark.alone
 def test_it_loads_quickly_and_gives_everything_back() -> None:
     first = LlamaCpp()  # the library's log gets a thread with its first line, for good
     first.load(STARTER, LlamaCppOptions())

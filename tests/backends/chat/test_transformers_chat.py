@@ -154,10 +154,12 @@ def test_an_answer_ends_where_the_context_is_full(backend: TransformersChat) -> 
     assert usage["prompt_tokens"] + usage["completion_tokens"] == 40
 
 
+@pytest.mark.alone
 def test_stop_is_heard_while_it_writes_and_while_it_reads(backend: TransformersChat) -> None:
     talk.check_stop_pressed(backend)
 
 
+@pytest.mark.alone
 def test_closing_the_run_ends_it_at_once(backend: TransformersChat) -> None:
     run = backend.run(talk.ask(talk.STORY, max_new_tokens=5000))
     assert talk.seconds_to_close(run, Text) < 0.5
@@ -165,6 +167,7 @@ def test_closing_the_run_ends_it_at_once(backend: TransformersChat) -> None:
     assert talk.seconds_to_close(run, Progress) < 0.5
 
 
+@pytest.mark.alone
 def test_it_is_as_fast_as_generate(backend: TransformersChat) -> None:
     import torch
 
@@ -275,6 +278,7 @@ print(json.dumps({"seconds": seconds, "touched": touched, "new": new,
 """
 
 
+@pytest.mark.alone
 def test_after_the_warm_spares_imports_a_load_is_quick(backend: TransformersChat) -> None:
     out = subprocess.run(
         [sys.executable, "-c", PRELOADED, str(STARTER)], capture_output=True, text=True, timeout=90

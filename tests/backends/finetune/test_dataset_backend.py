@@ -147,6 +147,7 @@ def test_how_it_was_read_and_its_cells_are_told(tmp_path: Path) -> None:
     assert list(items["dataset"]["cells"][0]) != ["größe", "art"]
 
 
+@pytest.mark.alone
 def test_in_a_worker_it_tells_how_far_it_is_and_stops_when_it_is_asked_to(
     tmp_path: Path, home: Path
 ) -> None:

@@ -202,6 +202,7 @@ def test_the_table_of_tensor_types_is_ggmls() -> None:
     assert {int(kind): size for kind, size in gguf.GGML_QUANT_SIZES.items()} == BLOCKS
 
 
+@pytest.mark.alone
 @pytest.mark.model
 def test_the_starter_passes_in_fifty_milliseconds() -> None:
     path = library.locate(STARTER)

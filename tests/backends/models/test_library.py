@@ -295,6 +295,7 @@ def test_ids_are_unique_and_found_again() -> None:
         library.find_model("chat", "gpt-4")
 
 
+@pytest.mark.alone
 @pytest.mark.model
 def test_the_starters_are_listed_at_once_and_without_anything_heavy() -> None:
     code = """
@@ -322,6 +323,7 @@ def test_starters_lie_in_their_wheel() -> None:
         locate(COPY)
 
 
+@pytest.mark.alone
 @pytest.mark.model
 def test_a_second_look_at_the_list_takes_milliseconds() -> None:
     library.list_models("chat")

@@ -299,6 +299,7 @@ def test_a_path_is_not_the_name_of_a_job(jobs: Jobs, id: str) -> None:
             ask(id)
 
 
+@pytest.mark.alone
 def test_a_list_of_many_is_cheap(jobs: Jobs) -> None:
     for number in range(100):
         folder = jobs.folder / f"20260101-000000-n{number}"

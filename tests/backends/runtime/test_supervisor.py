@@ -138,6 +138,7 @@ def test_stop_ends_a_running_answer_and_keeps_its_text(home: Path) -> None:
     drive(home, body)
 
 
+@pytest.mark.alone
 def test_a_listener_that_leaves_frees_the_worker(home: Path) -> None:
     async def body(supervisor: Supervisor) -> None:
         resident = await echo(supervisor)

@@ -144,6 +144,7 @@ def test_after_kill_9_the_text_so_far_is_there(tmp_path):
     store.close()
 
 
+@pytest.mark.alone
 def test_saving_as_it_streams_takes_less_than_a_millisecond(store):
     made = store.new_conversation("a").id
     message = store.add_message(made, "assistant", "", state="streaming")
@@ -218,6 +219,7 @@ def test_in_a_thread_a_write_waits_for_another_program(store):
     assert texts(store, made) == ["x"]
 
 
+@pytest.mark.alone
 def test_on_an_event_loop_nothing_waits_long_not_even_for_a_thread_that_does(store):
     made = store.new_conversation("a").id
     longest = 0.0
