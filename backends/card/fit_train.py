@@ -7,7 +7,7 @@ keeps for the way back. They were held against a run of every operation with not
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from backends.card.fit import Prediction
@@ -18,6 +18,7 @@ from backends.card.source import Source
 HALF, FULL = 2, 4  # bytes of a number in bf16 and in fp32
 # What the allocator keeps between the tensors of a step: measured, most where the scores were.
 BETWEEN, SLACK_SCORES = 130 * MB, 1.1
+LIBRARIES = 785_000_000  # of RAM, of a process with PyTorch, TRL and PEFT
 EIGHT_BIT_BLOCK = 256  # numbers of an 8-bit optimizer's state that share a scale
 
 
@@ -75,6 +76,17 @@ def predict(source: Source, plan: TrainPlan) -> Prediction:
     parts.append(("allocator", BETWEEN + int(SLACK_SCORES * plan.tokens * shape.vocab * FULL)))
     note = "" if shape.known else UNKNOWN
     return Prediction(tuple(p for p in parts if p[1]), 0, 0, bool(note), note)
+
+
+def predict_ram(source: Source, plan: TrainPlan, libraries: int = LIBRARIES) -> Prediction:
+    """The same on a CPU, in RAM: nothing is cast, and the process brings its libraries."""
+    shape, found = source.shape, predict(source, plan)
+    weights = weight_bytes(source.tensors, plan.quantisation, on_gpu=False)
+    kept = [part for part in found.parts if part[0] in ("LoRA", "gradients", "optimizer")]
+    parts = [("libraries", libraries), ("weights", weights), *kept]
+    if shape is not None:
+        parts += pass_parts(shape, plan, trained_count(source, shape, plan), FULL)
+    return replace(found, parts=tuple(parts))
 
 
 def trained_count(source: Source, shape: Shape, plan: TrainPlan) -> int:

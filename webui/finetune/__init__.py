@@ -2,5 +2,6 @@
 
 datasets.py   what was dropped, and how each is read and repaired: all on the disk
 looking.py    the dataset doctor's worker, and what it says, as it says it
+plan.py       which models can be trained, a training's settings with reasons, what it will take
 view.py       all of it as HTML
 """
