@@ -50,6 +50,10 @@ class Sft(Backend):
         self.ref = sft_setup.training_base(model)
         path = library.prepare(self.ref, self.report, self.cancelled)
         self.device, self.quantisation = sft_setup.choose(options)
+        if self.device == "cuda":
+            import torch
+
+            torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for each unseen length
         self.report(Progress(0, 0, f"opening {self.ref.name} as {self.quantisation}"))
         self.tokenizer, self.model = open_model(path, {"": self.device}, self.quantisation)
         row = catalogue.find_row(self.ref)
@@ -100,7 +104,7 @@ class Sft(Backend):
         """In the thread. Halves the micro-batch as often as memory runs out."""
         from backends.finetune.sft_trainer import OutOfMemory
 
-        self.model = sft_setup.with_adapter(self.model, params)
+        self.model = sft_setup.with_adapter(self.model, params, self.ref)
         while True:
             trainer = sft_setup.trainer(self, params, rows, watch)
             try:

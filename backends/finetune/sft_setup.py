@@ -70,7 +70,7 @@ def watch(
     from backends.finetune.sft_trainer import Watch
 
     return Watch(
-        say, cancelled, Path(params.folder) / "checkpoints", params.keep, params.prompts,
+        say, cancelled, Path(params.folder), params.keep, params.prompts,
         encoder.prompt, params.prompt_tokens, params.early_stop, params.micro_batch,
         params.accumulation,
     )  # fmt: skip
@@ -83,7 +83,12 @@ def halved(watch: Watch) -> tuple[int, int]:
     return less, watch.accumulation * (micro // less)
 
 
-def with_adapter(model: Any, params: SftParams) -> Any:
+def name_of_base(ref: ModelRef) -> str:
+    """What an adapter says it is for: a name, never a path of this computer."""
+    return ref.name if ref.kind == "hub" else f"{ref.kind}:{ref.name}"
+
+
+def with_adapter(model: Any, params: SftParams, ref: ModelRef) -> Any:
     """The base with a fresh adapter on all its linear layers; the base itself to train it whole."""
     if params.adapter == "full":
         return model
@@ -96,9 +101,13 @@ def with_adapter(model: Any, params: SftParams) -> Any:
         target_modules="all-linear", task_type="CAUSAL_LM", bias="none",
         use_rslora=params.adapter == "rslora", use_dora=params.adapter == "dora",
     )  # fmt: skip
-    if getattr(model, "is_quantized", False):
+    if getattr(model, "is_loaded_in_8bit", False):
+        # LLM.int8 computes in fp16, which would be too narrow for what passes between the layers.
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    return peft.get_peft_model(model, config)
+    wrapped = peft.get_peft_model(model, config)
+    config.base_model_name_or_path = name_of_base(ref)
+    config.revision = ref.revision or None
+    return wrapped
 
 
 def trainer(job: Sft, params: SftParams, rows: Rows, watch: Watch) -> Any:
@@ -180,11 +189,13 @@ def free_memory() -> None:
 
 def save(job: Sft, params: SftParams, watch: Watch, sha256: str) -> Path:
     """The adapter (or the whole model) with a card, in the job's folder; whole or not at all."""
+    from backends.finetune.sft_trainer import save_weights
+
     made = Path(params.folder) / ("model" if params.adapter == "full" else "adapter")
     staged = made.with_name(f".{made.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     shutil.rmtree(made, ignore_errors=True)
-    job.model.save_pretrained(staged)
+    save_weights(job.model, staged)
     if params.adapter == "full":
         job.tokenizer.save_pretrained(staged)
     (staged / "README.md").write_text(card(job, params, watch, sha256), "utf-8")
@@ -197,9 +208,15 @@ def card(job: Sft, params: SftParams, watch: Watch, sha256: str) -> str:
     hidden = {"folder", "dataset", "data", "resume", "prompts"}
     settings = {k: v for k, v in vars(params).items() if k not in hidden}
     lines = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+    full = params.adapter == "full"
+    library, title = (
+        ("transformers", f"{job.ref}, trained further")
+        if full
+        else ("peft", f"An adapter for {job.ref}")
+    )
     return (
-        f"---\nlibrary_name: peft\ntags: [werkbank, sft]\n---\n\n"
-        f"# An adapter for {job.ref}\n\n"
+        f"---\nlibrary_name: {library}\ntags: [werkbank, sft]\n---\n\n"
+        f"# {title}\n\n"
         f"Trained by Werkbank with TRL and PEFT.\n\n"
         f"- Base: `{job.ref}`, kept as {job.quantisation}\n"
         f"- Dataset: {Path(params.dataset).name}, sha256 `{sha256}`\n"

@@ -10,12 +10,12 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.events import Artifact, Event, Item, Metric, Progress
-from backends.runtime import checkpoints
+from backends.events import Artifact, Event, Item, Metric, Notice, Progress
+from backends.runtime import checkpoints, snapshots
 
 OWN_STATE = "werkbank.json"
 NOT_FINITE = 3  # steps in a row, after which it has diverged
@@ -51,7 +51,7 @@ class Watch:
 
     say: Callable[[Event], None]
     cancelled: Callable[[], bool]
-    checkpoints: Path
+    folder: Path
     keep: int
     prompts: tuple[str, ...] = ()
     prompt_ids: Callable[[str], list[int]] = lambda text: []
@@ -64,7 +64,10 @@ class Watch:
     bad: int = 0
     ended: str = ""  # "", cancelled, diverged, early
     last_loss: float = math.nan
-    saved: list[int] = field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
 
 
 def make(watch: Watch, **more: Any) -> Any:
@@ -77,14 +80,27 @@ def make(watch: Watch, **more: Any) -> Any:
     listener = listener_class(watch)
     trainer = trainer_class(watch=watch, callbacks=[listener], **more)
     listener.trainer = trainer
+    if not trainer.args.bf16:
+        widen_adapter(trainer.model)
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
     return trainer
 
 
+def widen_adapter(model: Any) -> None:
+    """To fp32: TRL keeps an adapter on a packed base in bf16, which not every device can use."""
+    import torch
+
+    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dtype == torch.bfloat16:
+                parameter.data = parameter.data.float()
+
+
 class Sealing:
     """What is ours in the trainer. Mixed in before `trl.SFTTrainer`."""
 
+    args: Any
     state: Any
     model: Any
     processing_class: Any
@@ -107,6 +123,31 @@ class Sealing:
         if not self.watch.bad:
             self.save_sealed()
 
+    def make_room(self) -> None:
+        """Raises DiskShort where the next checkpoint might not fit beside the ones kept."""
+        folder = self.watch.checkpoints
+        folder.mkdir(parents=True, exist_ok=True)
+        needed = checkpoints.free_bytes_needed(self._checkpoint_bytes())
+        if shutil.disk_usage(folder).free >= needed:
+            return
+        checkpoints.rotate(folder, 1, snapshots.pinned(self.watch.folder))
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise DiskShort(needed, free)
+
+    def _checkpoint_bytes(self) -> int:
+        """As many as the last one had; before the first, what is trained and AdamW's two numbers
+        for each."""
+        folders = checkpoints.steps(self.watch.checkpoints)
+        known = [f for f in folders if (f / checkpoints.MANIFEST).is_file()]
+        if known:
+            return checkpoints.size_of(known[-1])
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        small = "8bit" in str(self.args.optim)
+        return sum(
+            p.numel() * (p.element_size() * (1 if small else 3) + 2 * small) for p in trained
+        )
+
     def save_sealed(self, rng: dict[str, Any] | None = None) -> Path:
         """Write all that resume needs. Raises DiskShort, and OSError where the disk is full.
 
@@ -117,14 +158,14 @@ class Sealing:
         folder = watch.checkpoints / checkpoints.name_of(self.state.global_step)
         if (folder / checkpoints.MANIFEST).is_file():
             return folder
-        make_room(watch.checkpoints)
+        self.make_room()
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
         folder.mkdir(parents=True)
         here = random_states()
         if rng:
             set_random_states(rng)
         trainer.store_flos()
-        self.model.save_pretrained(folder)
+        save_weights(self.model, folder)
         trainer._save_optimizer_and_scheduler(str(folder))
         trainer._save_scaler(str(folder))
         trainer._save_rng_state(str(folder))
@@ -134,7 +175,7 @@ class Sealing:
                "best": watch.best, "waited": watch.waited}  # fmt: skip
         (folder / OWN_STATE).write_text(json.dumps(own), "utf-8")
         checkpoints.seal(folder)
-        checkpoints.rotate(watch.checkpoints, watch.keep)
+        checkpoints.rotate(watch.checkpoints, watch.keep, snapshots.pinned(watch.folder))
         watch.say(Artifact(str(folder), "checkpoint"))
         self.answer()
         return folder
@@ -175,6 +216,7 @@ class Listener:
         self.began, self.tokens = time.monotonic(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.trainer.make_room()  # said now, not when the first checkpoint is due
         if state.global_step == 0:
             self.trainer.answer()
         self.watch.say(Progress(state.global_step, state.max_steps, "training"))
@@ -198,6 +240,7 @@ class Listener:
         values = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm")
                   if name in logs}  # fmt: skip
         values["tokens_per_second"] = (self.trainer._total_train_tokens - self.tokens) / seconds
+        values["tokens"] = float(self.trainer._total_train_tokens)
         values["memory"] = memory_bytes()
         finite = math.isfinite(values["loss"]) and math.isfinite(values.get("grad_norm", 0.0))
         watch.bad = 0 if finite else watch.bad + 1
@@ -220,21 +263,20 @@ class Listener:
         if watch.early_stop and watch.waited >= watch.early_stop:
             control.should_training_stop = control.should_save = True
             watch.ended = watch.ended or "early"
+            watch.say(
+                Notice(
+                    f"Ended early at step {state.global_step}: the validation loss had not become "
+                    f"better for {watch.waited} snapshots."
+                )
+            )
 
 
-def make_room(folder: Path) -> None:
-    """Raises DiskShort where the next checkpoint might not fit beside the ones kept."""
-    folder.mkdir(parents=True, exist_ok=True)
-    known = [f for f in checkpoints.steps(folder) if (f / checkpoints.MANIFEST).is_file()]
-    if not known:
-        return
-    needed = checkpoints.free_bytes_needed(checkpoints.size_of(known[-1]))
-    if shutil.disk_usage(folder).free >= needed:
-        return
-    checkpoints.rotate(folder, 1)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DiskShort(needed, free)
+def save_weights(model: Any, folder: Path) -> None:
+    """The adapter, or all weights where there is none."""
+    # PEFT would look for the base by its name to see whether its words have changed: never here.
+    model.save_pretrained(
+        folder, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {})
+    )
 
 
 def memory_bytes() -> float:

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from backends.base import Refused
-from backends.runtime import checkpoints
+from backends.runtime import checkpoints, snapshots
 from backends.runtime.disk import read_json, read_lines, write_json
 from backends.runtime.job_spec import absolute_dataset, digest, understand
 from backends.runtime.job_state import JobState, read_state
@@ -36,6 +36,7 @@ from backends.runtime.process import (
     reap,
     start_detached,
 )
+from backends.runtime.snapshots import Snapshot
 
 LOG = logging.getLogger("werkbank.jobs")
 ID = re.compile(r"\d{8}-\d{6}(-[a-z0-9]+)*")
@@ -148,6 +149,15 @@ class Jobs:
     def samples(self, id: str, since: int = 0) -> tuple[list[dict[str, Any]], int]:
         """What the pinned prompts answered, from byte `since` on, and where to go on reading."""
         return read_lines(self.path(id) / "samples.jsonl", since)
+
+    def snapshots(self, id: str) -> list[Snapshot]:
+        """Its checkpoints, the oldest first. A look at each file's size, none at its contents."""
+        return snapshots.listed(self.path(id))
+
+    def keep_snapshot(self, id: str, step: int, keep: bool = True) -> None:
+        """Whether this one stays, however many come after it. Raises Refused where it is gone."""
+        with self._busy:
+            snapshots.pin(self.path(id), step, keep)
 
     def disk_bytes(self, id: str) -> int:
         """The bytes of all files of the job. For a thread."""

