@@ -27,6 +27,7 @@ from backends.runtime.disk import read_json
 from backends.runtime.job_spec import same_dataset, understand
 from backends.runtime.job_writer import JobWriter, is_disk_full
 from backends.runtime.process import lock_file
+from backends.runtime.run_card import note_versions
 from backends.worker import explain
 
 POLL = 0.2  # seconds between two looks at control.json
@@ -90,6 +91,7 @@ class Job:
         spec = read_json(self.folder / "spec.json")
         asked = understand(spec, self.folder)
         self.out.begin("loading")
+        note_versions(self.folder)
         same_dataset(spec)
         backend = asked.backend()
         backend.report = self.out.take
@@ -97,6 +99,7 @@ class Job:
         backend.load(asked.model, asked.options)
         if self._wanted():
             return self._asked_to_end()
+        self.out.measure(getattr(backend, "device", "cpu"))
         self.out.status("running")
         try:
             return self._follow(backend, asked.params)

@@ -14,6 +14,7 @@ import psutil
 from backends.events import Artifact, Event, Failed, Item, Metric, Notice, Progress, Text, to_json
 from backends.models.gguf_copy import FULL_DISK
 from backends.runtime.disk import Lines, read_json, write_json
+from backends.runtime.meter import Meter
 
 STATE_EVERY = 0.25  # seconds between two writes of state.json
 RESERVE = 65_536  # bytes kept free, so that a full disk has room for the end
@@ -57,8 +58,16 @@ class JobWriter:
             "eta_seconds": None,
             "started": time.time(),
             "resumed": before.get("resumed", 0),
+            "worked": before.get("worked", 0.0),
+            "energy_wh": before.get("energy_wh"),
         }
+        # Of the runs before this one: seconds, and watt-hours, None where some of it is not known.
+        self._before = float(before.get("worked") or 0.0), before.get("energy_wh")
+        self._began = time.monotonic()
+        self._meter: Meter | None = None
         self._again = (folder / "metrics.jsonl").exists()
+        if not self._again:
+            self._before = self._before[0], 0.0
 
     def begin(self, status: str) -> None:
         """The first word of a run, also of one that goes on with an earlier one."""
@@ -67,6 +76,20 @@ class JobWriter:
             self._state["resumed"] += 1
             self.take(Notice(f"Resumed after step {self._state['step']:g}."))
         self.status(status)
+
+    def measure(self, device: str) -> None:
+        """Count what `device` uses from now on: "cuda", or what is no card."""
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
+        index = first if first.isdigit() else "0"
+        self._meter = Meter(f"cuda:{index}" if device == "cuda" else device)
+
+    def _watt_hours(self, last: bool = False) -> float | None:
+        """Of all runs of this job so far; None without a card, or where it does not tell."""
+        before = self._before[1]
+        if self._meter is None:  # this one did not come to its work
+            return before or None
+        now = self._meter.close() if last else self._meter.so_far()
+        return None if now is None or before is None else round(now + before, 6)
 
     def status(self, status: str) -> None:
         """Say what it is at now, at once."""
@@ -108,6 +131,9 @@ class JobWriter:
         """Write the metrics gathered for a step as one line of metrics.jsonl."""
         if self._line:
             line, self._line = self._line, {}
+            self._state["energy_wh"] = energy = self._watt_hours()
+            if energy is not None:
+                line["energy_wh"] = energy
             self._add("metrics.jsonl", line)
             self._state["step"] = line["step"]
             self._write_state()
@@ -123,7 +149,11 @@ class JobWriter:
         for lines in self._files.values():
             with contextlib.suppress(OSError):  # its buffer did not fit, which was said already
                 lines.close()
-        self._state |= {"status": status, "message": said.message, "eta_seconds": None}
+        energy = self._watt_hours(last=True)
+        self._state |= {"status": status, "message": said.message, "eta_seconds": None,
+                        "energy_wh": energy}  # fmt: skip
+        if energy is not None:
+            self.usage["energy_wh"] = energy
         with contextlib.suppress(OSError):
             self._write_state(now=True)
         ended = {
@@ -155,6 +185,7 @@ class JobWriter:
         at = time.monotonic()
         if now or at - self._written >= STATE_EVERY:
             self._written = at
+            self._state["worked"] = round(self._before[0] + at - self._began, 3)
             write_json(self.folder / "state.json", {**self._state, "updated": time.time()})
 
     def _add(self, name: str, value: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from backends.base import Refused
-from backends.runtime import checkpoints, snapshots
+from backends.runtime import checkpoints, run_card, snapshots
 from backends.runtime.disk import read_json, read_lines, write_json
 from backends.runtime.job_spec import absolute_dataset, digest, understand
 from backends.runtime.job_state import JobState, read_state
@@ -158,6 +158,11 @@ class Jobs:
         """Whether this one stays, however many come after it. Raises Refused where it is gone."""
         with self._busy:
             snapshots.pin(self.path(id), step, keep)
+
+    def run_card(self, id: str) -> str:
+        """The job as a page of Markdown, with its spec to run again. For a thread."""
+        state = self.state(id)
+        return run_card.written(self.path(id), state.name, state.status)
 
     def disk_bytes(self, id: str) -> int:
         """The bytes of all files of the job. For a thread."""
