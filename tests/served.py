@@ -24,6 +24,13 @@ START_SECONDS = 60
 PORT = 7900 + 30 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
+# `python -m webui.cli`, but the machine never has the free RAM that a warm spare is kept for.
+WITHOUT_SPARE = (
+    "import sys; from backends.runtime import spare; spare.SPARE_RAM_BYTES = 2**60; "
+    "from webui.cli import main; sys.exit(main())"
+)
+
+
 def find_chromium() -> str | None:
     named = os.environ.get("WERKBANK_CHROMIUM")
     return named or shutil.which("chromium") or shutil.which("google-chrome")
@@ -66,12 +73,16 @@ class Served:
 
 
 @contextmanager
-def serving(home: Path, *arguments: str, stop: bool = True) -> Iterator[Served]:
-    """Start one on a free port; its output goes to a file beside its home."""
+def serving(home: Path, *arguments: str, stop: bool = True, spare: bool = True) -> Iterator[Served]:
+    """Start one on a free port; its output goes to a file beside its home.
+
+    A spare imports PyTorch, seconds of work for nothing where no test of the server loads with it.
+    """
     log = home.parent / f"{home.name}.log"
+    program = ("-m", "webui.cli") if spare else ("-c", WITHOUT_SPARE)
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "webui.cli", "serve", "--no-browser", "--home", str(home),
+            [sys.executable, *program, "serve", "--no-browser", "--home", str(home),
              "--port", str(PORT), *arguments],
             cwd=CHECKOUT, stdout=out, stderr=subprocess.STDOUT, text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, sync_playwright
 
 from tests.served import Served, find_chromium
 
@@ -27,12 +27,46 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+class Profile:
+    """What a person's browser keeps. It is emptied after each test, all but the files it has read
+    of Gradio: a page that has them opens in two thirds of the time."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.context = context
+        self.blank = context.new_page()
+        self.protocol = context.new_cdp_session(self.blank)
+
+    def empty(self, origins: set[str]) -> None:
+        for page in self.context.pages:
+            if page != self.blank:
+                page.close()
+        for origin in origins:
+            kinds = {"origin": origin, "storageTypes": "cookies,local_storage,indexeddb"}
+            self.protocol.send("Storage.clearDataForOrigin", kinds)
+        self.context.clear_cookies()
+
+
+@pytest.fixture(scope="module")
+def profiles(browser: Browser) -> Callable[..., Profile]:
+    """The n-th profile with these options: pages of one test share none, those of several do."""
+    made: dict[tuple[int, str], Profile] = {}
+
+    def take(n: int, options: dict[str, object]) -> Profile:
+        key = n, repr(sorted(options.items()))
+        if key not in made:
+            made[key] = Profile(browser.new_context(**options))  # type: ignore[arg-type]
+        return made[key]
+
+    return take
+
+
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+def open_page(profiles: Callable[..., Profile]) -> Iterator[Callable[..., Page]]:
     """Open a page of a server. At the end: no request left the machine, no script failed."""
     outside: list[str] = []
     errors: list[str] = []
-    contexts = []
+    origins: set[str] = set()
+    used: list[Profile] = []
 
     def opener(
         served: Served,
@@ -44,11 +78,10 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     ) -> Page:
         """`dies`: the test kills the server or leaves the page, so broken connections are fine.
         `before` gets the page while it is still empty."""
-        context = browser.new_context(
-            **{"viewport": {"width": 1440, "height": 810}, **options}  # type: ignore[arg-type]
-        )
-        contexts.append(context)
-        page = context.new_page()
+        profile = profiles(len(used), {"viewport": {"width": 1440, "height": 810}, **options})
+        used.append(profile)
+        origins.add(served.base)
+        page = profile.context.new_page()
 
         def ended(request: Request) -> None:
             # One that the page's own policy blocked never left the browser.
@@ -75,8 +108,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         return page
 
     yield opener
-    for context in contexts:
-        context.close()
+    for profile in used:
+        profile.empty(origins)
     assert not outside, outside
     assert not errors, errors
 

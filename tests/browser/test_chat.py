@@ -299,7 +299,7 @@ def test_after_a_killed_page_the_text_so_far_is_there(
     tmp_path: Path, open_page: Open, picture: Picture
 ) -> None:
     home = tmp_path / "home"
-    with serving(home) as first:
+    with serving(home, spare=False) as first:
         page = open_page(first, dies=True)
         start_long_answer(page)
         time.sleep(0.5)
@@ -310,7 +310,7 @@ def test_after_a_killed_page_the_text_so_far_is_there(
         while worker.is_running() and worker.status() != "zombie":
             assert time.monotonic() - killed < 1.0
     page.goto("about:blank")
-    with serving(home) as second:
+    with serving(home, spare=False) as second:
         page = open_page(second, dies=True)
         page.locator("#conversations button").first.click()
         expect(page.locator("#chat-log .bot")).to_contain_text("Werkbank ended while this was")

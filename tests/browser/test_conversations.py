@@ -42,7 +42,7 @@ def fill(home: Path, many: int = 130) -> None:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("voll") / "mein Zuhaüse"
     fill(home)
-    with serving(home) as served:
+    with serving(home, spare=False) as served:
         yield served
 
 
@@ -208,7 +208,7 @@ def test_a_thousand_conversations_leave_and_come_back_with_progress(
 ) -> None:
     home = tmp_path / "home"
     fill(home, 1000)
-    with serving(home) as served:
+    with serving(home, spare=False) as served:
         page = open_page(served, color_scheme="dark", viewport={"width": 1280, "height": 800})
         expect(page.locator("#conversations [data-row]")).to_have_count(60)
         with page.expect_download() as download:
@@ -263,7 +263,7 @@ def test_on_a_phone_the_panel_fits(filled: Served, open_page: Open, picture: Pic
 def test_an_empty_list_says_what_will_be_there(
     tmp_path: Path, open_page: Open, picture: Picture
 ) -> None:
-    with serving(tmp_path / "home") as served:
+    with serving(tmp_path / "home", spare=False) as served:
         page = open_page(served)
         expect(page.locator("#conversations .empty")).to_contain_text("Your conversations appear")
         page.locator("#conversations-export").click()

@@ -19,7 +19,7 @@ Picture = Callable[[Page, str], None]
 @pytest.fixture
 def served_anew(tmp_path: Path) -> Iterator[Served]:
     """A server that no other test has left a dataset in."""
-    with serving(tmp_path / "neu") as served:
+    with serving(tmp_path / "neu", spare=False) as served:
         yield served
 
 

@@ -89,5 +89,5 @@ def small_card(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     write_7b(home / "models" / "llama-7b")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WERKBANK_TEST_CARD_MB", "8192")
-        with serving(home) as served:
+        with serving(home, spare=False) as served:
             yield served

@@ -27,7 +27,7 @@ NAME = "NVIDIA GeForce RTX 4070 Ti"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("panel") / "home") as server:
+    with serving(tmp_path_factory.mktemp("panel") / "home", spare=False) as server:
         yield server
 
 

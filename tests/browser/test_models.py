@@ -49,7 +49,7 @@ def served(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         patch.setenv("HF_ENDPOINT", hub.url)
         patch.setenv("HF_HUB_OFFLINE", "0")
         patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
-        with serving(folder / "home") as server:
+        with serving(folder / "home", spare=False) as server:
             yield server
 
 

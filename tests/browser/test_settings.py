@@ -27,7 +27,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         made = folder / "cache" / "converted" / "old"
         made.mkdir(parents=True)
         (made / "model.safetensors").write_bytes(b"x" * 5_000_000)
-        with serving(folder / "home") as server:
+        with serving(folder / "home", spare=False) as server:
             yield server
 
 

@@ -40,7 +40,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, program: Path) -> Iterator[Se
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(program.parents[2]).items():
             patch.setenv(name, value)
-        with serving(tmp_path_factory.mktemp("laden") / "mein Zuhaüse") as served:
+        with serving(tmp_path_factory.mktemp("laden") / "mein Zuhaüse", spare=False) as served:
             yield served
 
 
@@ -252,7 +252,9 @@ def test_from_the_command_line_until_a_kill(tmp_path: Path, visit: Open) -> None
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(program.parents[2]).items():
             patch.setenv(name, value)
-        with serving(tmp_path / "home", "--share", "chat", "--model", "echo") as served:
+        with serving(
+            tmp_path / "home", "--share", "chat", "--model", "echo", spare=False
+        ) as served:
             url, phrase = wait_for_address(served)
             guest = visit(url)
             enter(guest, phrase)

@@ -142,12 +142,12 @@ def test_a_used_port_is_passed_over_and_a_killed_page_can_be_started_again(tmp_p
         with contextlib.suppress(OSError):
             taken.bind(("127.0.0.1", PORT))
         taken.listen()
-        with serving(tmp_path / "home") as first:
+        with serving(tmp_path / "home", spare=False) as first:
             assert f":{PORT}/" not in first.url
             token = first.token
             os.kill(first.process.pid, signal.SIGKILL)
             first.process.wait()
-        with serving(tmp_path / "home") as second:  # the lock of a killed page is free
+        with serving(tmp_path / "home", spare=False) as second:  # the lock of a killed page is free
             assert second.token == token
             assert second.health()["status"] == "ok"
             started = time.monotonic()
@@ -167,7 +167,7 @@ def test_ctrl_c_cuts_an_open_stream_off_and_prints_no_traceback(tmp_path: Path) 
     message = {"role": "user", "content": "x"}
     body = {"model": "echo", "messages": [message], "words": 9999, "words_per_second": 20}
     with (
-        serving(tmp_path / "home") as served,
+        serving(tmp_path / "home", spare=False) as served,
         served.client() as client,
         client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer,
     ):
@@ -184,7 +184,7 @@ def test_a_token_comes_by_the_environment_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WERKBANK_TOKEN", "unseen-by-ps")
-    with serving(tmp_path / "home") as served:
+    with serving(tmp_path / "home", spare=False) as served:
         assert served.token == "unseen-by-ps" and served.health()["gate"]
         assert "unseen" not in " ".join(psutil.Process(served.process.pid).cmdline())
 
@@ -210,7 +210,7 @@ def test_a_folder_named_tmp_in_the_home_is_left_alone(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (home / "tmp").mkdir(parents=True)
     (home / "tmp" / "thesis.txt").write_text("mine")
-    with serving(home) as served:
+    with serving(home, spare=False) as served:
         assert served.health()["status"] == "ok"
     assert (home / "tmp" / "thesis.txt").read_text() == "mine"
 
