@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import importlib
 import os
 import shutil
 import signal
@@ -24,11 +25,11 @@ from typing import IO
 from backends.base import Backend
 from backends.events import Done, Failed
 from backends.runtime.disk import read_json
-from backends.runtime.job_spec import same_dataset, understand
+from backends.runtime.job_spec import GRANT, same_dataset, understand
 from backends.runtime.job_writer import JobWriter, is_disk_full
 from backends.runtime.process import lock_file
 from backends.runtime.run_card import note_versions
-from backends.worker import explain
+from backends.worker import explain, limit_gpu
 
 POLL = 0.2  # seconds between two looks at control.json
 PATIENCE = 10.0  # seconds that a killed run's children may hold the lock a while longer
@@ -96,6 +97,9 @@ class Job:
         backend = asked.backend()
         backend.report = self.out.take
         backend.cancelled = lambda: bool(self._wanted())
+        if grant := os.environ.get(GRANT, ""):
+            importlib.import_module("torch")  # which then keeps to it
+            limit_gpu({"grant_bytes": grant})
         backend.load(asked.model, asked.options)
         if self._wanted():
             return self._asked_to_end()

@@ -34,6 +34,7 @@ from webui.answers import Answers
 from webui.demo.share import Sharing
 from webui.forecast import Forecast, sentence
 from webui.gate import Gate
+from webui.job_ledger import JobLedger
 from webui.monitor import Monitor
 from webui.settings import SettingsFile
 from webui.store import Store
@@ -96,6 +97,7 @@ class Bench:
         self.store = Store(home / "werkbank.db")
         self.downloads = Downloads(home)
         self.jobs = Jobs(home)
+        self.job_ledger = JobLedger(self)
         self.watching: asyncio.Task[None] | None = None
         self.monitor = Monitor(self)
         self.answers = Answers(self)
@@ -111,7 +113,7 @@ class Bench:
             self.store.database.notice = str(refused)
         self.sharing.clean()
         self.sampler.start()
-        self.watching = asyncio.create_task(self.jobs.watch())
+        self.watching = asyncio.create_task(self.job_ledger.watch())
         await self.residency.start()
 
     async def stop(self) -> None:

@@ -170,6 +170,7 @@ class Outlook:
     fits  it does, idle models put aside where that is needed
     ways  what would fit where it does not
     best  the options that lose least and fit, where they are others than now
+    pause the ids of jobs on the device that make it fit where they are paused (`Jobs.pause`)
     """
 
     text: str
@@ -178,6 +179,7 @@ class Outlook:
     had_bytes: int
     ways: tuple[fit.Remedy, ...] = ()
     best: fit.Remedy | None = None
+    pause: tuple[str, ...] = ()
 
 
 def outlook(bench: Bench, listed: Listed, options: dict[str, Any]) -> Outlook | None:
@@ -204,4 +206,10 @@ def outlook(bench: Bench, listed: Listed, options: dict[str, Any]) -> Outlook | 
     ways = tuple(bench.forecast.remedies(*args, free=had, ram=ram))
     if best and best.prediction.total in [way.prediction.total for way in ways]:
         best = None  # it is one of them
-    return Outlook(f"{text}: does not fit.{guess}", False, need, had, ways, best)
+    jobs = [entry for entry in bench.ledger.entries(device) if entry.kind == "job"]
+    if not jobs or need > had + sum(job.freed_on(device) for job in jobs):
+        return Outlook(f"{text}: does not fit.{guess}", False, need, had, ways, best)
+    names = " and ".join(job.label for job in jobs)
+    how = f"does not fit beside {names}. Wait for it, or pause it on the Fine-tune tab."
+    pause = tuple(job.id for job in jobs)
+    return Outlook(f"{text}: {how}{guess}", False, need, had, ways, best, pause)

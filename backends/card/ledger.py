@@ -257,19 +257,22 @@ class Ledger:
         parkable: bool = False,
         fixed_bytes: int = 0,
         ram_bytes: int = 0,
+        running: bool = False,
     ) -> Entry:
         """Write down a load that was admitted, or what runs already (measured, or not loading).
 
         Raises Refused where another load was written down since it was admitted and took the
         bytes. Otherwise nothing is asked again: what was unloaded for it may come back late.
+        `running`: it has its memory whatever is said here, such as a job of an earlier page.
         """
         now = self.clock()
         entry = Entry(
             id, label, owner, kind, device, predicted_bytes, measured_bytes, now, now, state=state,
             parkable=parkable and device != "cpu", fixed_bytes=fixed_bytes, ram_bytes=ram_bytes,
         )  # fmt: skip
-        self._promise(label, entry.pending_bytes, entry.pending_on("cpu") if ram_bytes else 0,
-                      device)  # fmt: skip
+        if not running:
+            ram = entry.pending_on("cpu") if ram_bytes else 0
+            self._promise(label, entry.pending_bytes, ram, device)
         self._entries[id] = entry
         return entry
 

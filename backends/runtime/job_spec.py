@@ -12,6 +12,7 @@ from backends import BACKENDS
 from backends.base import Backend, ModelRef, Refused
 from backends.params import read
 
+GRANT = "WERKBANK_GRANT_BYTES"  # the variable that says how much of the GPU a job may take
 TEXTS = ("task", "method", "base", "dataset", "name")
 
 

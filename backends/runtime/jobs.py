@@ -26,7 +26,7 @@ import psutil
 from backends.base import Refused
 from backends.runtime import checkpoints, run_card, snapshots
 from backends.runtime.disk import read_json, read_lines, write_json
-from backends.runtime.job_spec import absolute_dataset, digest, understand
+from backends.runtime.job_spec import GRANT, absolute_dataset, digest, understand
 from backends.runtime.job_state import JobState, read_state
 from backends.runtime.process import (
     ask_to_end,
@@ -56,6 +56,7 @@ class Jobs:
         self._children: dict[str, int] = {}  # held only to be reaped
         self._stopping: dict[str, float] = {}  # by id, monotonic seconds
         self._terminated: set[int] = set()  # processes
+        self.grants: dict[str, int] = {}  # by id, bytes of the GPU that it may take when it starts
 
     # Making
 
@@ -208,7 +209,10 @@ class Jobs:
         """That of a worker; its temporary folder is its own, since the page empties the other."""
         temp = self.path(id).resolve() / "tmp"
         temp.mkdir(exist_ok=True, mode=0o700)
-        return child_environment(temp, {"WERKBANK_HOME": str(self.home.resolve())})
+        more = {"WERKBANK_HOME": str(self.home.resolve())}
+        if grant := self.grants.get(id):
+            more[GRANT] = str(grant)
+        return child_environment(temp, more)
 
     def pause(self, id: str) -> None:
         """Checkpoint, free the GPU, wait for Resume. One that waits leaves the queue."""
@@ -269,19 +273,21 @@ class Jobs:
         except OSError as error:  # a full disk: the next look may find room
             LOG.warning("the jobs could not be looked after: %s", error.strerror)
 
-    def tick(self) -> None:
-        """One look: start the next one where none runs, end what was to stop, empty the trash."""
+    def tick(self, start: bool = True) -> list[JobState]:
+        """One look: start the next one where none runs (unless somebody else does), end what was
+        to stop, empty the trash. Returns those that ran."""
         live = [state for state in self.listed() if state.live]
         for state in live:
             self._see_to_the_end(state)
         with self._busy:
-            for id in [] if live else self.queue():
+            for id in [] if live or not start else self.queue():
                 try:
                     self.start(id)
                     break
                 except Refused:
                     self._unqueue(id)
         self.empty_trash()
+        return live
 
     def _see_to_the_end(self, state: JobState) -> None:
         """SIGTERM a minute after the wish to stop, the kill a quarter of one later."""

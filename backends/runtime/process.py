@@ -77,6 +77,18 @@ def child_environment(temp: Path, more: dict[str, str] | None = None) -> dict[st
     return {**kept, **OFFLINE, **places, "PYTHONPATH": path, **(more or {})}
 
 
+def peak_bytes(pid: int) -> int:
+    """The most RAM that a process has held, 0 where the system does not tell or it is gone."""
+    try:
+        if sys.platform == "win32":
+            return int(psutil.Process(pid).memory_info().peak_wset)
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+    except (OSError, psutil.Error):
+        return 0
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), "")
+    return 1024 * int(line.split()[1]) if line else 0
+
+
 def make_private(file: Path) -> None:
     """Only its owner may read the file. Where the system cannot say so, it stays as it is."""
     if sys.platform == "win32":

@@ -134,6 +134,24 @@ class Residency:
                 ram_bytes=need.ram_bytes,
             )  # fmt: skip
 
+    async def make_room_for_job(
+        self, id: str, label: str, device: str, need: Need, smaller: str = ""
+    ) -> list[str]:
+        """Before a job starts: idle models go, and it has its entry. Returns what went, in
+        sentences. Raises Refused with numbers; `smaller` says there how it would fit."""
+        async with self._admission:
+            await self.adviser.watched_reading()
+            verdict = self.ledger.admit(label, need.bytes, device, need.ram_bytes)
+            if verdict.refused:
+                raise Refused(verdict.message, smaller or verdict.hint)
+            told = [await self._let_go(number, number in verdict.park) for number in verdict.evict]
+            self.ledger.add(
+                id=id, label=label, owner="finetune", kind="job", device=device,
+                predicted_bytes=need.bytes, fixed_bytes=need.fixed_bytes, ram_bytes=need.ram_bytes,
+            )  # fmt: skip
+            self.ledger.set_busy(id, True)
+            return [notice for notice in told if notice]
+
     def _check_wanted(self, resident: Resident, returning: bool) -> None:
         """It may have been unloaded, or have died, while this waited."""
         wanted = "returning" if returning else "loading"

@@ -6,7 +6,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backends.base import ModelRef, Refused
@@ -148,7 +148,7 @@ def device_of(bench: Bench, options: dict[str, Any]) -> str:
 
 
 def predicted(
-    measured: Any, model: str, options: dict[str, Any], params: SftParams, device: str
+    model: str, options: dict[str, Any], params: SftParams, device: str
 ) -> tuple[Source, TrainPlan, Prediction] | None:
     """Of a job as its spec says it, from headers alone. None where nothing foretells it."""
     source = source_of(ModelRef.parse(model))
@@ -169,6 +169,29 @@ def train_plan(params: SftParams, quantisation: str, device: str) -> TrainPlan:
         params.micro_batch, params.max_length, checkpointing,
         "adamw_8bit" if "8bit" in params.optimizer else "adamw",
     )  # fmt: skip
+
+
+def smaller(source: Source, chosen: TrainPlan, room: Room) -> list[tuple[str, int]]:
+    """Ways to take less, one change each and at last all of them: how to say it, and bytes."""
+    ways: list[tuple[str, dict[str, Any]]] = []
+    if chosen.micro_batch > 1:
+        ways.append(("with a micro-batch of 1", {"micro_batch": 1}))
+    if not chosen.checkpointing:
+        ways.append(("with gradient checkpointing", {"checkpointing": True}))
+    if room.kind == "cuda" and chosen.method == "lora" and not chosen.packed:
+        ways.append(("with the base in 4 bits", {"quantisation": "nf4"}))
+    if chosen.length > 256:
+        half = chosen.length // 2
+        ways.append((f"with a length of {half:,}", {"length": half}))
+    if len(ways) > 1:
+        every = {name: value for _, change in ways for name, value in change.items()}
+        ways.append(("with all of these together", every))
+    found = []
+    for text, change in ways:
+        changed = replace(chosen, **change)
+        total = room.correct(plan_train.memory(source, changed, room.kind), changed).total
+        found.append((f"{text}: {gigabytes(total)}", total))
+    return found
 
 
 def corrected(forecast: dict[str, Any], lines: Sequence[dict[str, Any]], total: float) -> str:
