@@ -78,7 +78,7 @@ class LlamaServer:
         if adapter.format == "gguf":
             if adapter.architecture != header.architecture:
                 raise Refused(
-                    f"The adapter {adapter.path.name} was made for {adapter.base or 'a model'} of "
+                    f"The adapter {adapter.name} was made for {adapter.base or 'a model'} of "
                     f"the architecture {adapter.architecture}, and {self.title} is of "
                     f"{header.architecture}.",
                     "Detach it, or load the model that it was made for.",

@@ -61,7 +61,7 @@ class PeftAdapters:
         adapter = adapters.read_adapter(path)
         if adapter.format != "safetensors":
             raise Refused(
-                f"The adapter {path.name} is a GGUF file, which only llama.cpp can attach.",
+                f"The adapter {adapter.name} is a GGUF file, which only llama.cpp can attach.",
                 "Detach it, or load a GGUF model.",
             )
         adapters.check_fit(adapter, self._base())
@@ -79,7 +79,9 @@ class PeftAdapters:
         except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
             self._detach(name)
             raise Refused(
-                f"The adapter {path.name} could not be attached.", "Take another one.", str(error)
+                f"The adapter {adapter.name} could not be attached.",
+                "Take another one.",
+                str(error),
             ) from error
         finally:  # PEFT's list of settings, which would only make it warn of the next adapter
             self.model.__dict__.pop("peft_config", None)

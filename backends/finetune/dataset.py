@@ -86,15 +86,14 @@ class DatasetDoctor(Backend):
             return
         from transformers import AutoTokenizer
 
-        from backends.finetune.sft_setup import training_base
         from backends.models import catalogue, library
 
-        ref = training_base(model)
+        ref = catalogue.training_base(model)
         folder = library.prepare(ref, self.report, self.cancelled)
         self.tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        row = catalogue.find_row(ref)
+        row = library.row_of(ref)
         self.template = catalogue.training_template(row) if row else ""
         self.system = row.system if row else ""
 

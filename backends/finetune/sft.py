@@ -47,7 +47,7 @@ class Sft(Backend):
     )
 
     def load(self, model: ModelRef, options: SftOptions) -> None:
-        self.ref = sft_setup.training_base(model)
+        self.ref = catalogue.training_base(model)
         path = library.prepare(self.ref, self.report, self.cancelled)
         self.device, self.quantisation = sft_setup.choose(options)
         if self.device == "cuda":
@@ -56,7 +56,7 @@ class Sft(Backend):
             torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for each unseen length
         self.report(Progress(0, 0, f"opening {self.ref.name} as {self.quantisation}"))
         self.tokenizer, self.model = open_model(path, {"": self.device}, self.quantisation)
-        row = catalogue.find_row(self.ref)
+        row = library.row_of(self.ref)
         self.template = catalogue.training_template(row) if row else ""
         self.system = row.system if row else ""
 

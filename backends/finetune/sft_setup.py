@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from backends.base import ModelRef, Refused
 from backends.events import Event
 from backends.finetune.sft_params import SftOptions, SftParams
-from backends.models import catalogue
 
 if TYPE_CHECKING:
     from backends.finetune.sft import Sft
@@ -22,19 +21,6 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit",
               "paged_adamw_8bit": "paged_adamw_8bit"}  # fmt: skip
-
-
-def training_base(ref: ModelRef) -> ModelRef:
-    """`wheel:<package>` as a base means the safetensors copy of the starter that lies in it."""
-    if ref.kind != "wheel":
-        return ref
-    rows = catalogue.read_rows()
-    for row in rows:
-        if row.source and row.source.kind == "wheel" and row.source.name == ref.name:
-            for copy in rows:
-                if copy.source == row.ref:
-                    return copy.ref
-    return ref
 
 
 def choose(options: SftOptions) -> tuple[str, str]:

@@ -166,6 +166,8 @@ class Sealing:
             set_random_states(rng)
         trainer.store_flos()
         save_weights(self.model, folder)
+        if not hasattr(self.model, "peft_config"):  # a whole model answers by itself
+            self.processing_class.save_pretrained(folder)
         trainer._save_optimizer_and_scheduler(str(folder))
         trainer._save_scaler(str(folder))
         trainer._save_rng_state(str(folder))

@@ -8,14 +8,15 @@ adapter names is shown to people and never opened.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from backends.base import ModelRef, Refused
-from backends.models import library
+from backends.models import library, trained
+from backends.models.catalogue import base_title, training_base
 from backends.models.check import check_path, read_json, read_safetensors
 from backends.models.gguf_header import Header, read_header
 
@@ -62,6 +63,12 @@ class Adapter:
     bytes: int
     dora: bool = False
     fan_in_fan_out: bool = False
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return self.title or self.path.name
 
     @property
     def rank(self) -> int:
@@ -92,6 +99,8 @@ class ListedAdapter:
     hidden_size: int = 0
     bytes: int = 0
     problem: str = ""
+    dora: bool = False
+    trained_on: str = ""  # of a training's: the reference of the model that it began with
 
     @property
     def backend(self) -> str:
@@ -121,30 +130,35 @@ def is_adapter(path: Path) -> bool:
 
 def read_adapter(path: Path) -> Adapter:
     """The adapter at `path`, checked. Raises Refused where it must not or cannot be attached."""
+    made = trained.made_at(path)
+    name = made.title if made else path.name
     if path.is_dir() and not (path / WEIGHTS).is_file():
         pickled = (path / "adapter_model.bin").is_file()
         what = "only as adapter_model.bin, a pickled file that could run code" if pickled else "not"
         raise Refused(
-            f"The adapter {path.name} holds its weights {what}"
+            f"The adapter {name} holds its weights {what}"
             + (" when it is opened." if pickled else ": adapter_model.safetensors is missing."),
             "Convert it to safetensors where you trust it, or take one with safetensors.",
         )
     check_path(path)
-    return _of_folder(path) if path.is_dir() else _of_gguf(path)
+    if not path.is_dir():
+        return _of_gguf(path)
+    adapter = _of_folder(path, name)
+    return replace(adapter, base=base_title(made.base), title=name) if made else adapter
 
 
-def _of_folder(folder: Path) -> Adapter:
+def _of_folder(folder: Path, name: str) -> Adapter:
     config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
     if not isinstance(config, dict):
         raise Refused(f"The folder {folder.name} has no {CONFIG} that can be read.", AGAIN)
-    _check_config(folder.name, config)
+    _check_config(name, config)
     header = read_safetensors(folder / WEIGHTS)
     return Adapter(
         path=folder,
         format="safetensors",
         base=str(config.get("base_model_name_or_path") or ""),
         architecture="",
-        targets=_targets(folder.name, header.tensors, config),
+        targets=_targets(name, header.tensors, config),
         bytes=header.bytes,
         dora=config.get("use_dora") is True,
         fan_in_fan_out=config.get("fan_in_fan_out") is True,
@@ -260,7 +274,7 @@ def check_fit(adapter: Adapter, base: Base) -> None:
     """Raises Refused, naming both models, where the adapter was made for another base."""
     made_for = adapter.base or "another model"
     other = "Detach it, or load the model that it was made for."
-    name = adapter.path.name
+    name = adapter.name
     if adapter.hidden_size and base.hidden_size and adapter.hidden_size != base.hidden_size:
         raise Refused(
             f"The adapter {name} was made for {made_for} (hidden size {adapter.hidden_size}), and "
@@ -306,12 +320,62 @@ def locate(text: str) -> Path:
 
 
 def list_adapters() -> list[ListedAdapter]:
-    """All adapters on this machine: own folders first, then the hub cache."""
-    return [
-        listed
-        for ref, path in (*library.own_models(), *library.hub_models())
-        if (listed := _listed(ref, path))
-    ]
+    """All adapters on this machine: of trainings, the newest first, then own folders, then the hub
+    cache."""
+    here = (*library.own_models(), *library.hub_models())
+    found = [_of_training(made) for made in trained.listed(library.jobs_folder()) if not made.whole]
+    return found + [listed for ref, path in here if (listed := _listed(ref, path))]
+
+
+def find_adapter(text: str) -> ListedAdapter | None:
+    """One of the list, or an older snapshot, which the list leaves out; None where it is gone."""
+    try:
+        ref = ModelRef.parse(text)
+        if ref.kind == "job":
+            jobs, path = library.jobs_folder(), library.locate(ref)
+            title, base = trained.title_of(jobs, ref), trained.base_of(jobs, ref)
+            return _of_training(trained.Trained(ref, path, title, base))
+    except Refused:
+        return None
+    return next((one for one in list_adapters() if one.id == text), None)
+
+
+def suits(one: ListedAdapter, model: library.Listed, models: Sequence[library.Listed]) -> bool:
+    """Whether it is worth offering for `model`, one of `models`: what a training made, for what it
+    was trained on and for the same weights in another form; every other adapter, always."""
+    if not one.trained_on:
+        return True
+    if one.dora and model.format == "gguf":
+        return False
+    try:
+        base = training_base(ModelRef.parse(one.trained_on))
+    except Refused:
+        return True
+    if library.origin(base) == library.origin(model.ref):
+        return True
+    known = next((m for m in models if m.ref == replace(base, revision="")), None)
+    if known is None or not known.parameters or not model.parameters:
+        return known is None
+    # A GGUF may hold the table of words once more, or once less.
+    alike = 0.8 < model.parameters / known.parameters < 1.25
+    return alike and model.layers == known.layers
+
+
+def _of_training(made: trained.Trained) -> ListedAdapter:
+    files = tuple(_file_stamp(file) for file in adapter_files(made.path))
+    judged, problem = _judgement(made.path, files)
+    listed = judged or ListedAdapter("", "", made.ref, problem=problem or "It is no adapter.")
+    return replace(
+        listed, id=str(made.ref), title=made.title, ref=made.ref, trained_on=made.base or "none:"
+    )
+
+
+def _file_stamp(file: Path) -> tuple[str, int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return file.name, -1, 0
+    return file.name, status.st_size, status.st_mtime_ns
 
 
 def _listed(ref: ModelRef, path: Path) -> ListedAdapter | None:
@@ -320,29 +384,30 @@ def _listed(ref: ModelRef, path: Path) -> ListedAdapter | None:
         ModelRef.parse(str(ref))
     except Refused:
         return None  # it is shown among the models, with what is wrong with its name
-    adapter, problem = _judgement(path, library.stamp(path))
-    if adapter is None:
+    judged, problem = _judgement(path, library.stamp(path))
+    if judged is None:
         return replace(listed, problem=problem) if problem else None
-    return replace(
-        listed, format=adapter.format, base=adapter.base, rank=adapter.rank, problem=problem,
-        targets=adapter.kinds, hidden_size=adapter.hidden_size, bytes=adapter.bytes,
-    )  # fmt: skip
+    return replace(judged, id=listed.id, title=listed.title, ref=ref)
 
 
-@lru_cache(maxsize=200)
-def _judgement(path: Path, stamp: library.Stamp) -> tuple[Adapter | None, str]:
-    """The adapter, or its problem, or neither where it is none; read again only when changed."""
+@lru_cache(maxsize=2000)
+def _judgement(path: Path, stamp: library.Stamp) -> tuple[ListedAdapter | None, str]:
+    """What it is, or its problem, or neither where it is none; read again only when changed."""
     try:
         if not is_adapter(path):
             return None, ""
     except (Refused, OSError):
         return None, ""  # a damaged file is shown among the models
     try:
-        return read_adapter(path), ""
+        one = read_adapter(path)
     except Refused as refused:
         return None, str(refused)
     except OSError as error:
         return None, f"{path.name} cannot be read ({error.strerror}). Check who may read it."
+    return ListedAdapter(
+        "", "", ModelRef("none", ""), format=one.format, base=one.base, rank=one.rank,
+        targets=one.kinds, hidden_size=one.hidden_size, bytes=one.bytes, dora=one.dora,
+    ), ""  # fmt: skip
 
 
 def _short(layer: str) -> str:

@@ -70,6 +70,29 @@ def find_row(ref: ModelRef) -> Row | None:
     return next((row for row in read_rows() if row.ref == ref), None)
 
 
+def training_base(ref: ModelRef) -> ModelRef:
+    """`wheel:<package>` as a base means the safetensors copy of the starter that lies in it."""
+    if ref.kind != "wheel":
+        return ref
+    rows = read_rows()
+    for row in rows:
+        if row.source and row.source.kind == "wheel" and row.source.name == ref.name:
+            for copy in rows:
+                if copy.source == row.ref:
+                    return copy.ref
+    return ref
+
+
+def base_title(text: str) -> str:
+    """How people know the base of a training, from its reference."""
+    try:
+        ref = training_base(ModelRef.parse(text))
+    except Refused:
+        return ""
+    row = find_row(ref)
+    return row.title if row else ref.name
+
+
 def training_template(row: Row) -> str:
     """The chat template that marks the answers, "" where the model's own does. Raises Refused."""
     if not row.training_template:

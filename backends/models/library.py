@@ -2,7 +2,7 @@
 
 A reference never becomes a path outside its place: `folder:` stays in HOME/models, `hub:` in the
 hub cache (read only, nothing is fetched), `wheel:` and `starter:` in an installed package or in
-the cache of what was made here.
+the cache of what was made here, `job:` in HOME/jobs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ import platformdirs
 
 from backends.base import ModelRef, Refused
 from backends.events import Event
-from backends.models import gguf_copy
-from backends.models.catalogue import Row, find_row, read_rows
+from backends.models import gguf_copy, trained
+from backends.models.catalogue import Row, find_row, read_rows, training_base
 from backends.models.check import PICKLED, check_path, gguf_parts
 from backends.models.facts import Facts, guess_task, read_facts
+from backends.runtime.disk import read_json as read_small
 
 TASKS = ("chat", "image", "multimodal", "speech")
 Stamp = tuple[tuple[str, int, int], ...]  # name, bytes and time of change of each file
+ORIGIN = "werkbank.json"  # in a model that was merged here: {"base": its base's reference}
+MOST_ANCESTORS = 8
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ def models_folder() -> Path:
     return home() / "models"
 
 
+def jobs_folder() -> Path:
+    """Where the trainings lie, a folder each."""
+    return home() / "jobs"
+
+
 def allowed_folders() -> dict[str, Path]:
     """Further folders with models, by the id that stands for each in a reference: the owner's
     settings name them (HOME/settings.json, `webui/settings.py`). Workers ask here as well."""
@@ -102,11 +110,12 @@ def hub_cache() -> Path:
 
 def locate(ref: ModelRef) -> Path:
     """The file or folder that `ref` names. Raises Refused where it is not on this machine."""
-    finders = {
+    finders: dict[str, Callable[[ModelRef], Path]] = {
         "starter": _locate_starter,
         "wheel": _locate_in_wheel,
         "folder": _locate_folder,
         "hub": _locate_in_hub,
+        "job": lambda ref: trained.locate(jobs_folder(), ref),
     }
     if ref.kind not in finders:
         raise Refused(f"{ref} is not a model that can be loaded.", "Pick one from the list.")
@@ -141,6 +150,32 @@ def origin(ref: ModelRef) -> ModelRef:
     """The starter that `ref` is made from; `ref` itself where it is not made here."""
     row = find_row(ref) if ref.kind == "starter" else None
     return row.source if row and row.source and row.source.kind == "starter" else ref
+
+
+def row_of(ref: ModelRef) -> Row | None:
+    """The catalogue's row of a model, or of the one that it was trained from: it is asked with the
+    same system prompt, and learns with the same template."""
+    for _ in range(MOST_ANCESTORS):
+        ref = training_base(ref)
+        if row := find_row(ref):
+            return row
+        try:
+            ref = ModelRef.parse(_trained_from(ref))
+        except Refused:
+            return None
+    return None
+
+
+def _trained_from(ref: ModelRef) -> str:
+    """The reference of the base, where a model says it; else ""."""
+    if ref.kind == "job":
+        return trained.base_of(jobs_folder(), ref)
+    if ref.kind != "folder":
+        return ""
+    try:
+        return str(read_small(_locate_folder(ref) / ORIGIN).get("base", ""))
+    except Refused:
+        return ""
 
 
 def _locate_starter(ref: ModelRef) -> Path:
@@ -287,7 +322,8 @@ def _named(folder: Path, id: str) -> Path:
 
 
 def list_models(task: str) -> list[Listed]:
-    """All models on this machine for one task: catalogue, own folders, hub cache, in this order."""
+    """All models on this machine for one task: catalogue, trainings of whole models, own folders,
+    hub cache, in this order."""
     from backends import BACKENDS  # here, since adapters import this module
 
     openers = {
@@ -299,7 +335,7 @@ def list_models(task: str) -> list[Listed]:
     rows = [row for row in read_rows() if row.task == task and row.backend]
     listed = [found for row in rows if (found := _from_row(row))]
     known = {model.ref for model in listed}
-    for ref, path in (*own_models(), *hub_models()):
+    for ref, path in (*trained_models(), *own_models(), *hub_models()):
         if ref not in known:
             model = _judged(ref, path)
             if model.task == task and (model.format in openers or model.problem):
@@ -315,7 +351,8 @@ def list_everything() -> list[Listed]:
         known = {model.ref for model in listed}
         listed += [model for model in list_models(task) if model.ref not in known]
     known = {model.ref for model in listed}
-    others = [(ref, path) for ref, path in (*own_models(), *hub_models()) if ref not in known]
+    found = (*trained_models(), *own_models(), *hub_models())
+    others = [(ref, path) for ref, path in found if ref not in known]
     return listed + [_judged(ref, path) for ref, path in others]
 
 
@@ -348,6 +385,13 @@ def _from_row(row: Row) -> Listed | None:
             listed, format="safetensors", parameters=parameters, layers=layers, problem=problem
         )
     return _with_facts(listed, facts, problem)
+
+
+def trained_models() -> Iterator[tuple[ModelRef, Path]]:
+    """What trainings of all weights made, finished or as snapshots."""
+    for made in trained.listed(jobs_folder()):
+        if made.whole:
+            yield made.ref, made.path
 
 
 def own_models() -> Iterator[tuple[ModelRef, Path]]:
@@ -422,13 +466,18 @@ def _judged(ref: ModelRef, path: Path) -> Listed:
         facts, problem, seems = None, _shown(str(refused)), guess_task(path)
     if "\ufffd" in title:  # the libraries that open it take its path as UTF-8
         facts, problem = None, f"The name {title!r} is not readable here. Rename it."
-    return _with_facts(Listed(str(ref), title, seems, ref, ""), facts, problem)
+    listed = Listed(str(ref), title, seems, ref, "")
+    if ref.kind in ("job", "folder") and (row := row_of(ref)):
+        listed = replace(listed, system=row.system, settings=row.settings, licence=row.licence)
+    return _with_facts(listed, facts, problem)
 
 
 def _title(ref: ModelRef, path: Path) -> str:
     """How people know it: by the names on the disk, here as text that can be shown."""
     name = ref.name
-    if ref.kind == "folder":
+    if ref.kind == "job":
+        name = trained.title_of(jobs_folder(), ref)
+    elif ref.kind == "folder":
         name = path.relative_to(_place(ref)[0]).parts[0]
     name = _shown(f"{name} {path.name if ref.file else ''}".strip())
     return "".join(c if c.isprintable() else " " for c in name)

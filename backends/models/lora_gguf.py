@@ -38,7 +38,7 @@ def gguf_names(adapter: Adapter, base: Header) -> dict[str, str]:
     if adapter.dora or any(target.embedding for target in adapter.targets.values()):
         what = "weight-decomposed (DoRA)" if adapter.dora else "made for the embeddings, too"
         raise Refused(
-            f"The adapter {adapter.path.name} is {what}, which llama.cpp cannot attach.",
+            f"The adapter {adapter.name} is {what}, which llama.cpp cannot attach.",
             "Use it with transformers.",
         )
     architecture = next(key for key, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
@@ -64,7 +64,7 @@ def ensure(adapter: Adapter, base: Header, names: dict[str, str], cache: Path) -
         os.replace(partial, path)
     except OSError as error:
         raise Refused(
-            f"The adapter {adapter.path.name} could not be written as GGUF ({error.strerror}).",
+            f"The adapter {adapter.name} could not be written as GGUF ({error.strerror}).",
             f"Free {3 * adapter.bytes // 10**6 + 1} MB in {cache}, or set WERKBANK_CACHE.",
         ) from error
     finally:

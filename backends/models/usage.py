@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from backends.base import ModelRef, Refused
-from backends.models import gguf_copy, library
+from backends.models import gguf_copy, library, trained
 from backends.models.catalogue import read_rows
 from backends.models.check import gguf_parts
 
@@ -70,6 +70,11 @@ def delete(
         raise Refused(f"The model {busy.name} is loaded.", "Unload it first, then delete it.")
     if ref.kind == "hub" and ref.name in downloading:
         raise Refused(f"{ref.name} is being downloaded.", "Cancel the download first.")
+    if ref.kind == "job":
+        raise Refused(
+            f"{trained.title_of(library.jobs_folder(), ref)} belongs to its training.",
+            "Delete the training, on the Fine-tune tab.",
+        )
     finders = {"hub": _delete_hub, "folder": _delete_own, "starter": _delete_copy}
     if ref.kind not in finders:
         raise Refused(f"{ref} came with a package and takes no room of its own.", "Leave it there.")

@@ -135,7 +135,7 @@ def state(entry: Entry) -> str:
         buttons += button("convert", "Convert", entry.title, "primary")
     if entry.coded:
         buttons += button("plain", "Make it usable", entry.title, "primary")
-    if not entry.starter:
+    if not entry.starter and not entry.ref.startswith("job:"):  # those go with their training
         buttons += button("delete", "Delete", entry.title)
     return f'<span class="size">{" · ".join(facts)}</span>{buttons}'
 

