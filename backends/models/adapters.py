@@ -16,7 +16,7 @@ from typing import Any
 
 from backends.base import ModelRef, Refused
 from backends.models import library, trained
-from backends.models.catalogue import base_title, training_base
+from backends.models.catalogue import base_of, base_title
 from backends.models.check import check_path, read_json, read_safetensors
 from backends.models.gguf_header import Header, read_header
 
@@ -348,12 +348,12 @@ def suits(one: ListedAdapter, model: library.Listed, models: Sequence[library.Li
     if one.dora and model.format == "gguf":
         return False
     try:
-        base = training_base(ModelRef.parse(one.trained_on))
+        base = base_of(one.trained_on)
     except Refused:
         return True
     if library.origin(base) == library.origin(model.ref):
         return True
-    known = next((m for m in models if m.ref == replace(base, revision="")), None)
+    known = next((m for m in models if m.ref == base), None)
     if known is None or not known.parameters or not model.parameters:
         return known is None
     # A GGUF may hold the table of words once more, or once less.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -83,10 +83,16 @@ def training_base(ref: ModelRef) -> ModelRef:
     return ref
 
 
+def base_of(text: str) -> ModelRef:
+    """The model that a training's `base` means, as lists of models name it. Raises Refused."""
+    ref = training_base(ModelRef.parse(text))
+    return replace(ref, revision="") if ref.kind == "hub" else ref
+
+
 def base_title(text: str) -> str:
     """How people know the base of a training, from its reference."""
     try:
-        ref = training_base(ModelRef.parse(text))
+        ref = base_of(text)
     except Refused:
         return ""
     row = find_row(ref)

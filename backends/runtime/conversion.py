@@ -7,25 +7,19 @@ lines. What it made is checked by its headers before it takes its place in HOME/
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import shutil
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from backends.base import ModelRef, Refused
 from backends.events import Progress
 from backends.models import adding, library
 from backends.models.check import check_path
 from backends.models.convert import pickles_of
-from backends.runtime.process import CHECKOUT, child_environment, kill_tree, own_temp, start_flags
+from backends.runtime.tool import run_tool
 
-LINE_BYTES = 4_000_000
-TAIL_BYTES = 4000
 BROKEN = "Take a safetensors or GGUF version of the model."
 
 
@@ -83,7 +77,13 @@ async def convert(
                 "Free some space, then convert it again.",
             )
         staged.mkdir()
-        said = await _run(source, staged, report)
+        died = Refused(
+            f"The process that opened {source.name} ended before it was done "
+            "(too much memory or time, or a damaged file).",
+            BROKEN,
+        )
+        words = [str(source), str(staged)]
+        said = await run_tool("backends.models.convert", words, died, report)
         made, name = staged, adding.clean_name(_title(source))
         if source.is_file():
             made, name = next(staged.glob("*.safetensors")), f"{name}.safetensors"
@@ -121,44 +121,3 @@ def _size_to_convert(source: Path) -> int:
         raise Refused(
             f"{source.name} cannot be read ({error.strerror}).", "Check who may read it."
         ) from error
-
-
-async def _run(source: Path, out: Path, report: Callable[[Progress], None]) -> dict[str, Any]:
-    """The process's last line. Raises Refused with what it says, or that it died."""
-    home = library.home()
-    temp = Path(tempfile.mkdtemp(prefix="convert-", dir=own_temp(home)))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "backends.models.convert", str(source), str(out),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        limit=LINE_BYTES,
-        env=child_environment(temp),
-        cwd=CHECKOUT,
-        **start_flags(),
-    )  # fmt: skip
-    assert process.stdout and process.stderr
-    errors = asyncio.create_task(process.stderr.read())
-    last: dict[str, Any] = {}
-    try:
-        while line := await process.stdout.readline():
-            last = json.loads(line)
-            if last["say"] == "progress":
-                report(Progress(int(last["done"]), int(last["total"]), str(last["file"])[:200]))
-        await process.wait()
-    except (ValueError, KeyError, TypeError):
-        last = {}
-    finally:
-        if process.returncode is None:
-            kill_tree(process.pid)
-            await process.wait()
-        detail = (await errors)[-TAIL_BYTES:].decode("utf-8", "replace")
-        shutil.rmtree(temp, ignore_errors=True)
-    if last.get("say") == "failed":
-        raise Refused(str(last["message"]), str(last["hint"]), detail)
-    if last.get("say") != "done":
-        raise Refused(
-            f"The process that opened {source.name} ended before it was done "
-            "(too much memory or time, or a damaged file).", BROKEN, detail,
-        )  # fmt: skip
-    return last
