@@ -11,7 +11,7 @@ import gradio as gr
 from backends.base import Refused
 from backends.chat.params import ChatParams
 from backends.models.library import Listed
-from webui.adapter_picker import with_adapters
+from webui.adapter_picker import FormWithAdapters, with_adapters
 from webui.answers import Answer, watch
 from webui.bench import Bench
 from webui.chat.attach import Attach, build_attach
@@ -23,7 +23,8 @@ from webui.chat.turns import Asked, Wish, begin
 from webui.chat.view import chatbot_value, deleted_line, meter, status_of
 from webui.conversation_panel import Panel, build_conversation_panel, selected
 from webui.demo.panel import build_share
-from webui.form import Form, build_form
+from webui.form import build_form
+from webui.hand_over import handed_of
 from webui.model_picker import Picker, build_model_picker, line, problem
 from webui.opening import first_of_all
 from webui.preset_picker import build_preset_picker
@@ -113,7 +114,10 @@ def build(bench: Bench) -> None:
                     ChatParams, prefix="chat", values=first.settings if first else None
                 )
                 presets.wire(form)
-                form = with_adapters(form, prefix="chat", folder=bench.home / "models")
+                form = with_adapters(
+                    form, prefix="chat", folder=bench.home / "models",
+                    models=lambda: bench.models("chat"),
+                )  # fmt: skip
             compare.build_settings(picker.first)
             build_share(bench, picker, form)
     current, tip, editing, draft = (
@@ -141,7 +145,7 @@ class Chat:
     conversation; following it is long and fills the log alone; settling shows how it ended."""
 
     def __init__(
-        self, bench: Bench, parts: Parts, picker: Picker, form: Form, attach: Attach,
+        self, bench: Bench, parts: Parts, picker: Picker, form: FormWithAdapters, attach: Attach,
         compare: Compare, key: str,
     ) -> None:  # fmt: skip
         self.bench, self.parts, self.picker, self.form = bench, parts, picker, form
@@ -194,8 +198,9 @@ class Chat:
             **QUIET,
         )  # fmt: skip
         self.picker.handed.change(
-            self.settings_of_model, self.picker.handed, list(self.form.components), queue=False,
-            **QUIET,
+            self.take_over, [self.picker.handed, *edit],
+            [*self.form.components, self.form.fold, *compare.handed(), *everything],
+            queue=False, **QUIET,
         )  # fmt: skip
         parts.stop.click(self.stop, parts.current, None, queue=False, **QUIET)
         parts.cancel.click(self.leave_edit, parts.draft, parts.editor(), queue=False, **QUIET)
@@ -426,7 +431,23 @@ class Chat:
 
     def settings_of_model(self, name: str) -> list[Any]:
         listed = self._listed(name)
-        return self.form.fill(listed.settings if listed else {})
+        return self.form.fill(listed.settings if listed else {}, name)
+
+    def take_over(self, request: gr.Request, text: str, editing: str, draft: str) -> dict[Any, Any]:
+        """What another tab has handed over: the model is chosen already."""
+        try:
+            handed = handed_of(text)
+        except (Refused, ValueError) as error:
+            return {self.parts.status: problem(str(error))}
+        listed = self._listed(handed.id)
+        settings = listed.settings if listed else {}
+        filled = self.form.fill({**settings, "adapters": list(handed.adapters)}, handed.id)
+        update = dict(zip(self.form.components, filled, strict=True))
+        update[self.form.fold] = gr.Accordion(open=True) if handed.adapters else gr.skip()
+        if handed.fresh:
+            update |= self.compare.opened(handed, settings)
+            update |= self.start_new(request, editing, draft)
+        return update
 
     def settings_of_conversation(self, request: gr.Request) -> list[Any]:
         """What a conversation that is opened was last answered with."""
@@ -434,7 +455,7 @@ class Chat:
         listed = self._listed(known.model) if known else None
         if known is None or listed is None:
             return [gr.skip()] * (len(self.picker.shown()) + len(self.form.components))
-        return [listed.id, *self.picker.show(listed.id), *self.form.fill(known.settings)]
+        return [listed.id, *self.picker.show(listed.id), *self.form.fill(known.settings, listed.id)]
 
 
 def page_of(request: gr.Request) -> str:

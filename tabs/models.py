@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import shutil
 import time
 from collections.abc import AsyncGenerator
@@ -22,6 +21,8 @@ from backends.models.hub_http import HubError
 from backends.models.repo import SMALL, Repo
 from backends.runtime import conversion
 from webui.bench import Bench
+from webui.finetune import in_use
+from webui.hand_over import build_go, going
 from webui.model_picker import line, problem, progress_bar, tab_of
 from webui.models import view
 from webui.models.entries import Entry, budget_of, entries, matching
@@ -39,7 +40,6 @@ NOTHING = (
     "all models on the hub; or choose “All” on the left."
 )
 OFFLINE = "Everything that is on this machine works all the same."
-GO = """(v) => { if (v) document.querySelector('#tab-chat-button')?.click(); return v; }"""
 
 
 def build(bench: Bench) -> None:
@@ -71,7 +71,7 @@ def build(bench: Bench) -> None:
             script = (ASSETS / "models.js").read_text("utf-8")
             asked = gr.HTML(js_on_load=script, elem_id="models-asked", apply_default_css=False)
             listed = gr.HTML(js_on_load=script, elem_id="models-list", apply_default_css=False)
-    hits, go = gr.State(()), gr.Textbox(visible=False, elem_id="models-go")
+    hits, go = gr.State(()), build_go("models-go")
     Models(bench).wire(
         task=task, where=where, words=words, ask=ask, drop=drop, added=added, head=head, said=said,
         asked=asked, listed=listed, hits=hits, go=go, token=token.status,
@@ -108,7 +108,6 @@ class Models:
         part["drop"].upload(
             self.add, part["drop"], [part["added"], part["drop"]], **QUIET
         ).then(self.draw, filters, drawn, **NOW)  # fmt: skip
-        part["go"].change(None, part["go"], part["go"], js=GO)
 
     # What is shown
 
@@ -169,7 +168,7 @@ class Models:
             elif name == "chat":
                 entry = await asyncio.to_thread(self._entry, key, hits)
                 self.bench.hand_over("chat", entry.id)
-                go = secrets.token_hex(4)
+                go = going()
             elif name == "plain":
                 ref = await asyncio.to_thread(plain_copy.make, ModelRef.parse(key))
                 self.uses = (0.0, [])
@@ -231,7 +230,9 @@ class Models:
         downloading = [
             d.name for d in bench.downloads.listed() if d.state in ("waiting", "running")
         ]
-        back = await asyncio.to_thread(usage.delete, ref, bench.loaded_refs(), downloading)
+        training = await asyncio.to_thread(in_use.bases, bench)
+        taken = (bench.loaded_refs(), downloading, in_use.attached(bench), training)
+        back = await asyncio.to_thread(usage.delete, ref, *taken)
         self.uses = (0.0, [])
         return line(f"Deleted: {view.size(back)} came back.", "good")
 

@@ -6,14 +6,15 @@ need to know of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
 
 from backends.chat.params import AdapterUse
-from backends.models.adapters import ListedAdapter, list_adapters
+from backends.models.adapters import ListedAdapter, find_adapter, list_adapters, suits
+from backends.models.library import Listed
 from webui.form import Form
 from webui.model_picker import gigabytes, line, problem
 from webui.opening import when_open
@@ -28,25 +29,38 @@ HELP = (
 
 @dataclass(frozen=True)
 class FormWithAdapters(Form):
-    """A chat's form. The last components are pairs of adapter and weight."""
+    """A chat's form. The last components are pairs of adapter and weight, in the fold `fold`."""
+
+    fold: Any = None
+    models: Callable[[], list[Listed]] = list
 
     def read(self, values: Sequence[Any]) -> dict[str, Any]:
         own = len(self.names) - 2 * SLOTS
         plain = Form(self.cls, self.names[:own], self.components[:own]).read(values[:own])
         return {**plain, "adapters": list(_used(values[own:]))}
 
-    def fill(self, saved: dict[str, Any]) -> list[Any]:
+    def fill(self, saved: dict[str, Any], model: str = "") -> list[Any]:
+        """With what is worth offering for the model of that id; "": with all."""
         own = len(self.names) - 2 * SLOTS
         plain = Form(self.cls, self.names[:own], self.components[:own]).fill(saved)
-        return [*plain, *_filled(saved.get("adapters") or [])]
+        return [*plain, *_filled(saved.get("adapters") or [], self.offered(model))]
+
+    def offered(self, model: str) -> list[ListedAdapter]:
+        """The adapters for the model of that id."""
+        known, models = list_adapters(), self.models()
+        listed = next((m for m in models if m.id == model), None)
+        return [one for one in known if listed is None or suits(one, listed, models)]
 
 
-def with_adapters(form: Form, *, prefix: str, folder: Any) -> FormWithAdapters:
-    """Place the fold and return `form` with it. `folder` is where adapters are put, as shown."""
+def with_adapters(
+    form: Form, *, prefix: str, folder: Any, models: Callable[[], list[Listed]]
+) -> FormWithAdapters:
+    """Place the fold and return `form` with it. `folder` is where adapters are put, as shown;
+    `models` are those that they are for."""
     bounds = {f.name: f.metadata for f in fields(AdapterUse)}["weight"]
     listed = list_adapters()
     dropdowns, sliders = [], []
-    with gr.Accordion("Adapters", open=False, elem_id=f"{prefix}-adapters"):
+    with gr.Accordion("Adapters", open=False, elem_id=f"{prefix}-adapters") as fold:
         about = gr.HTML(_about(listed, folder), elem_id=f"{prefix}-adapters-about")
         for slot in range(1, SLOTS + 1):
             dropdowns.append(
@@ -71,15 +85,18 @@ def with_adapters(form: Form, *, prefix: str, folder: Any) -> FormWithAdapters:
         weights = [gr.Slider(visible=bool(ref)) for ref in refs]
         return [*shown, *weights, _about(list_adapters(), folder, refs)]
 
-    def refresh() -> list[Any]:
+    def refresh(*refs: str) -> list[Any]:
         found = list_adapters()
-        return [*[gr.Dropdown(choices=_choices(found))] * SLOTS, _about(found, folder)]
+        choices = [gr.Dropdown(choices=_choices(found, ref)) for ref in refs]
+        return [*choices, _about(found, folder, refs)]
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     for dropdown in dropdowns:
         dropdown.input(chosen, dropdowns, [*dropdowns, *sliders, about], queue=False, **quiet)
-    when_open(refresh, None, [*dropdowns, about], queue=False, **quiet)
-    return FormWithAdapters(form.cls, (*form.names, *names), (*form.components, *placed))
+    when_open(refresh, dropdowns, [*dropdowns, about], queue=False, **quiet)
+    return FormWithAdapters(
+        form.cls, (*form.names, *names), (*form.components, *placed), fold, models
+    )
 
 
 def _used(values: Sequence[Any]) -> Iterator[dict[str, Any]]:
@@ -88,15 +105,12 @@ def _used(values: Sequence[Any]) -> Iterator[dict[str, Any]]:
             yield {"ref": str(ref), "weight": 1.0 if weight is None else float(weight)}
 
 
-def _filled(uses: list[dict[str, Any]]) -> Iterator[Any]:
+def _filled(uses: list[dict[str, Any]], offered: list[ListedAdapter]) -> Iterator[Any]:
     """The slots for saved adapters; one that is gone meanwhile is still named."""
-    known = list_adapters()
     refs = [str(use.get("ref", "")) for use in uses[:SLOTS]]
     refs += [""] * (SLOTS - len(refs))
     for slot, ref in enumerate(refs):
-        gone = [] if not ref or ref in {one.id for one in known} else [(f"{ref} · not here", ref)]
-        choices = [*_choices(known), *gone]
-        yield gr.Dropdown(choices=choices, value=ref, visible=_open(refs, slot))
+        yield gr.Dropdown(choices=_choices(offered, ref), value=ref, visible=_open(refs, slot))
         weight = uses[slot].get("weight", 1.0) if ref else 1.0
         yield gr.Slider(value=weight, visible=bool(ref))
 
@@ -105,8 +119,13 @@ def _open(refs: Sequence[str], slot: int) -> bool:
     return bool(refs[slot]) or all(refs[:slot])
 
 
-def _choices(listed: list[ListedAdapter]) -> list[tuple[str, str]]:
-    return [NONE, *((_label(one), one.id) for one in listed)]
+def _choices(listed: list[ListedAdapter], kept: str = "") -> list[tuple[str, str]]:
+    """`kept` is chosen already, and stays among them."""
+    known = [(_label(one), one.id) for one in listed]
+    if kept and kept not in {id for _, id in known}:
+        found = find_adapter(kept)
+        known.append((_label(found) if found else f"{kept} · not here", kept))
+    return [NONE, *known]
 
 
 def _label(one: ListedAdapter) -> str:
@@ -118,7 +137,7 @@ def _label(one: ListedAdapter) -> str:
 def _about(listed: list[ListedAdapter], folder: Any, refs: Sequence[str] = ()) -> str:
     """What the chosen ones are, as HTML; without any, what an adapter is."""
     by_id = {one.id: one for one in listed}
-    chosen = [by_id[ref] for ref in refs if ref in by_id]
+    chosen = [one for ref in refs if ref and (one := by_id.get(ref) or find_adapter(ref))]
     if not chosen:
         return line(HELP.format(folder=folder), "note")
     return "".join(problem(one.problem) if one.problem else line(_facts(one), "note")

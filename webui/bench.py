@@ -29,11 +29,13 @@ from backends.runtime.downloads import Downloads
 from backends.runtime.jobs import Jobs
 from backends.runtime.process import empty_temp
 from backends.runtime.residency import GONE, Need, Residency, WhenIdle
-from backends.runtime.resident import Resident
+from backends.runtime.resident import Resident, adapters_in
 from webui.answers import Answers
 from webui.demo.share import Sharing
+from webui.finetune.merges import Merges
 from webui.forecast import Forecast, sentence
 from webui.gate import Gate
+from webui.hand_over import Handed
 from webui.job_ledger import JobLedger
 from webui.monitor import Monitor
 from webui.settings import SettingsFile
@@ -98,12 +100,13 @@ class Bench:
         self.downloads = Downloads(home)
         self.jobs = Jobs(home)
         self.job_ledger = JobLedger(self)
+        self.merges = Merges()
         self.watching: asyncio.Task[None] | None = None
         self.monitor = Monitor(self)
         self.answers = Answers(self)
         self.sharing = Sharing(self)
         self.loadings: dict[str, Loading] = {}  # by reference
-        self.handed: dict[str, str] = {}  # by kind: what another tab is to open with
+        self.handed: dict[str, Handed] = {}  # by kind: what another tab is to open with
 
     async def start(self) -> None:
         empty_temp(self.home)
@@ -121,6 +124,7 @@ class Bench:
             self.watching.cancel()  # the jobs themselves go on
         await self.sharing.stop()
         await self.downloads.close()
+        await self.merges.close()
         await self.answers.stop_all()
         for loading in list(self.loadings.values()):
             loading.cancel()
@@ -158,9 +162,10 @@ class Bench:
             f"There is no model {name[:80]!r} on this machine.", "Pick one from the list of models."
         )
 
-    def hand_over(self, kind: str, id: str) -> None:
-        """For the tab of that kind, which takes it when it is opened: a model for "chat"."""
-        self.handed[kind] = id
+    def hand_over(self, kind: str, id: str, **more: Any) -> None:
+        """For the tab of that kind, which takes it when it is opened: a model for "chat", `more` of
+        `Handed`."""
+        self.handed[kind] = Handed(id, **more)
 
     def resident_of(self, listed: Listed) -> Resident | None:
         """The resident that holds this model, loading, ready or crashed; None where none does."""
@@ -281,6 +286,7 @@ class Bench:
                 if position:
                     yield Waiting(position)
             params = with_defaults(params, listed)
+            resident.adapters = adapters_in(params)
             run = self.supervisor.run(resident, params, begun, on_free=ticket.leave)
             async with contextlib.aclosing(self.monitor.metered(resident, params, run)) as events:
                 async for event in events:

@@ -1,4 +1,4 @@
-"""Files that the page offers: a conversation as Markdown or JSON, an export of all of them."""
+"""Files that the page offers: a conversation as Markdown or JSON, an export of all, an adapter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from backends.base import Refused
 from webui.bench import Bench
 from webui.store import transfer
 
-EXPORT = re.compile(r"all-[0-9a-f]{32}\.jsonl")
+EXPORT = re.compile(r"(all|adapter-[a-z0-9-]{1,60})-[0-9a-f]{32}\.(jsonl|zip)")
+FILES = {".jsonl": "application/jsonl", ".zip": "application/zip"}
 TYPES = {"md": "text/markdown", "json": "application/json"}
 
 
@@ -29,11 +30,12 @@ def build_downloads(bench: Bench) -> APIRouter:
 
     @router.get("/export/{name}")
     def export(name: str) -> Response:  # not async: reading may wait for another program's lock
-        """`ID.md`, `ID.json`, or the name that an export of all was given."""
+        """`ID.md`, `ID.json`, or the name that a finished file was given, which nobody guesses."""
         if EXPORT.fullmatch(name):
             path = exports(bench) / name
             if path.is_file():
-                return FileResponse(path, media_type="application/jsonl", headers=saved_as(name))
+                kind, plain = FILES[path.suffix], re.sub(r"^adapter-(.+)-\w{32}(?=\.)", r"\1", name)
+                return FileResponse(path, media_type=kind, headers=saved_as(plain))
         id, _, kind = name.rpartition(".")
         try:
             if kind not in TYPES:

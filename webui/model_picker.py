@@ -47,7 +47,7 @@ class Picker:
     unload: Any
     forms: dict[str, Form]
     groups: dict[str, Any]
-    handed: Any  # the model that another tab sent here, as a hidden text
+    handed: Any  # what another tab sent here (webui/hand_over.py), as a hidden text
 
     @property
     def first(self) -> Listed | None:
@@ -151,11 +151,13 @@ def _wire(picker: Picker) -> None:
         listed = bench.models(task)
         known = [m.id for m in listed]
         handed = bench.handed.pop(task, None)
-        wanted = handed or next((m.id for m in listed if str(m.ref) in bench.loadings), name)
+        loading = next((m.id for m in listed if str(m.ref) in bench.loadings), name)
+        wanted = handed.id if handed else loading
         first = first_choice(bench, listed)
         chosen = wanted if wanted in known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
-        sent = handed if chosen == handed else gr.skip()
+        new = handed is not None and chosen == handed.id and (handed.fresh or chosen != name)
+        sent = handed.as_text() if handed and new else gr.skip()
         line, *columns = picker.show(chosen, *values)
         if chosen != name:
             return [gr.Dropdown(choices=choices, value=chosen), sent, line, *columns]

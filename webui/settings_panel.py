@@ -10,6 +10,7 @@ import gradio as gr
 
 from backends.base import Refused
 from webui.bench import Bench
+from webui.finetune import in_use
 from webui.form import Form, build_form
 from webui.model_picker import line, problem
 from webui.models.token import build_token, token_line
@@ -136,7 +137,8 @@ class Handlers:
         if sure != "yes":
             return gr.skip(), ""
         try:
-            back = await asyncio.to_thread(clear_made, self.bench.loaded_refs())
+            training = await asyncio.to_thread(in_use.bases, self.bench)
+            back = await asyncio.to_thread(clear_made, [*self.bench.loaded_refs(), *training])
         except Refused as refused:
             return problem(str(refused)), ""
         return line(f"{size(back)} came back.", "good"), ""

@@ -57,17 +57,33 @@ def total(listed: Iterable[Use]) -> int:
 
 
 def delete(
-    ref: ModelRef, loaded: Collection[ModelRef] = (), downloading: Collection[str] = ()
+    ref: ModelRef,
+    loaded: Collection[ModelRef] = (),
+    downloading: Collection[str] = (),
+    attached: Collection[ModelRef] = (),
+    training: Collection[ModelRef] = (),
 ) -> int:
     """Remove a model from the disk; the bytes that came back.
 
-    loaded       what is in memory or the base of a running job: that is refused
-    downloading  names (owner/name) of downloads that are under way: refused too
+    loaded       what is in memory: that is refused, and so is all that follows
+    downloading  names (owner/name) of downloads that are under way
+    attached     adapters that a loaded model answers with
+    training     bases of jobs that run or wait
     A hub reference without a file means all of that model in the cache, all its versions.
     Raises Refused, two sentences.
     """
     if busy := next((other for other in loaded if _same(ref, other)), None):
         raise Refused(f"The model {busy.name} is loaded.", "Unload it first, then delete it.")
+    if any(_same(ref, other) for other in attached):
+        raise Refused(
+            f"The adapter {ref.name} is attached to a model that is loaded.",
+            "Unload that model, or ask it once without the adapter; then delete it.",
+        )
+    if any(_same(ref, other) for other in training):
+        raise Refused(
+            f"The model {ref.name} is the base of a training that runs or waits.",
+            "Stop the training, or wait for its end; then delete it.",
+        )
     if ref.kind == "hub" and ref.name in downloading:
         raise Refused(f"{ref.name} is being downloaded.", "Cancel the download first.")
     if ref.kind == "job":

@@ -41,6 +41,7 @@ class Resident:
     restarts: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS + 1))
     child: Child | None = None
     running: int = 0
+    adapters: tuple[str, ...] = ()  # references, of the last answer
     loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -88,6 +89,13 @@ class Resident:
             "load_seconds": round(self.seconds, 2),
             "problem": str(self.failed) if self.failed else None,
         }
+
+
+def adapters_in(params: dict[str, Any]) -> tuple[str, ...]:
+    """The references of the adapters that an answer is asked for with."""
+    uses = params.get("adapters")
+    uses = uses if isinstance(uses, list | tuple) else ()
+    return tuple(str(use["ref"]) for use in uses if isinstance(use, dict) and use.get("ref"))
 
 
 def process_status(child: Child | None) -> dict[str, Any]:

@@ -11,14 +11,15 @@ import gradio as gr
 
 from backends.chat.params import ChatParams
 from backends.models.library import Listed
-from webui.adapter_picker import with_adapters
+from webui.adapter_picker import FormWithAdapters, with_adapters
 from webui.answers import Answer
 from webui.bench import Bench
 from webui.chat.markdown import closed, drawable
 from webui.chat.pair import Pair, Vote, decide, open_pair
 from webui.chat.turns import Asked
 from webui.chat.view import Shown, footer
-from webui.form import Form, build_form
+from webui.form import build_form
+from webui.hand_over import Handed
 from webui.model_picker import choice_label
 from webui.store import Message
 
@@ -32,7 +33,8 @@ class Compare:
 
     on: Any
     model: Any
-    form: Form
+    fold: Any
+    form: FormWithAdapters
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -54,27 +56,48 @@ class Compare:
 
     def build_settings(self, first: Listed | None) -> None:
         """The fold in the column of settings. Call once, where it is to stand."""
-        listed = self.bench.models("chat")
-        with gr.Accordion("Side by side", open=False, elem_id="chat-side-by-side"):
+        with gr.Accordion("Side by side", open=False, elem_id="chat-side-by-side") as self.fold:
             self.on = gr.Checkbox(
                 label="Two answers to each message", elem_id="chat-two",
                 info="With one seed. Your vote decides which one goes on, and is kept.",
             )  # fmt: skip
             self.model = gr.Dropdown(
-                [("The same model", SAME), *((choice_label(m), m.id) for m in listed)], value=SAME,
+                self._models(), value=SAME,
                 label="Model of the right answer", elem_id="chat-right-model", filterable=True,
             )  # fmt: skip
-            self.form = build_form(
+            form = build_form(
                 ChatParams, prefix="chat-right", values=first.settings if first else None,
                 skip=[f for f in ChatParams.__dataclass_fields__ if f not in OWN],
             )  # fmt: skip
             self.form = with_adapters(
-                self.form, prefix="chat-right", folder=self.bench.home / "models"
-            )
+                form, prefix="chat-right", folder=self.bench.home / "models",
+                models=lambda: self.bench.models("chat"),
+            )  # fmt: skip
 
     @property
     def inputs(self) -> list[Any]:
         return [self.on, self.model, *self.form.components]
+
+    def handed(self) -> list[Any]:
+        """What `opened` fills."""
+        return [*self.inputs, self.fold, self.form.fold]
+
+    def opened(self, handed: Handed, settings: dict[str, Any]) -> dict[Any, Any]:
+        """The fold as another tab wants it: two answers, or one. `settings` are the model's own."""
+        two = bool(handed.beside)
+        name = handed.beside if two and handed.beside != handed.id else SAME
+        filled = self.form.fill({**settings, "adapters": list(handed.right)}, handed.beside)
+        return {
+            self.on: two,
+            self.model: gr.Dropdown(choices=self._models(), value=name),
+            self.fold: gr.Accordion(open=two),
+            self.form.fold: gr.Accordion(open=bool(handed.right)),
+            **dict(zip(self.form.components, filled, strict=True)),
+        }
+
+    def _models(self) -> list[tuple[str, str]]:
+        listed = self.bench.models("chat")
+        return [("The same model", SAME), *((choice_label(m), m.id) for m in listed)]
 
     def asked(self, left: Asked, values: Sequence[Any]) -> Asked | None:
         """The right side, from the values of `inputs`; None where there is one answer only."""
