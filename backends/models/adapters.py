@@ -340,6 +340,17 @@ def find_adapter(text: str) -> ListedAdapter | None:
     return next((one for one in list_adapters() if one.id == text), None)
 
 
+def adapter_title(text: str) -> str:
+    """How people know the adapter of that reference, also when it is gone."""
+    kind, _, name = text.partition(":")
+    if kind != "job":
+        return name
+    try:
+        return trained.title_of(library.jobs_folder(), ModelRef.parse(text))
+    except Refused:
+        return name
+
+
 def suits(one: ListedAdapter, model: library.Listed, models: Sequence[library.Listed]) -> bool:
     """Whether it is worth offering for `model`, one of `models`: what a training made, for what it
     was trained on and for the same weights in another form; every other adapter, always."""

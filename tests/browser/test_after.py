@@ -100,6 +100,8 @@ def test_the_adapter_is_attached_and_then_stands_beside_its_base(
     expect(page.locator("#chat-two input")).to_be_checked()
     settle_settings(page)
     left_answer, right_answer = ask(page, "#chat-left", "#chat-right")
+    expect(page.locator("#chat-right .usage").first).to_contain_text("+ first, step 10")
+    assert "+ first" not in left_answer
     assert left_answer.split("·")[0] != right_answer.split("·")[0]
     picture(page, "after-compare")
     hand_over(page, "open")  # and back to one answer
