@@ -79,6 +79,10 @@ def test_all_weights_are_trained_and_the_card_says_so(runs: Runs) -> None:
     card = (runs.folder / "full" / "model" / "README.md").read_text("utf-8")
     assert "library_name: transformers" in card and "adapter for" not in card
     assert (runs.folder / "full" / "model" / "tokenizer.json").is_file()
+    snapshots = checkpoints.steps(runs.folder / "full" / "checkpoints")
+    assert snapshots and all((s / "tokenizer.json").is_file() for s in snapshots)  # they can chat
+    lora = checkpoints.steps(runs.folder / "dora" / "checkpoints")
+    assert lora and not any((s / "tokenizer.json").is_file() for s in lora)
 
 
 def test_gradient_checkpointing_computes_layers_again_and_changes_no_figure(runs: Runs) -> None:
