@@ -37,6 +37,7 @@ class TrainForecast:
     had_bytes        of memory that can be had on its device
     seconds          None where nothing foretells it
     measured         its speed comes from trainings of this base here, and is no guess
+    tokens           that the whole run goes through, in `steps`
     """
 
     memory_bytes: int = 0
@@ -48,6 +49,8 @@ class TrainForecast:
     measured: bool = False
     fits: bool = True
     text: str = ""
+    tokens: int = 0
+    steps: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -194,7 +197,7 @@ def smaller(source: Source, chosen: TrainPlan, room: Room) -> list[tuple[str, in
     return found
 
 
-def corrected(forecast: dict[str, Any], lines: Sequence[dict[str, Any]], total: float) -> str:
+def corrected(forecast: dict[str, Any], lines: Sequence[dict[str, Any]], total: float = 0) -> str:
     """What the first steps say of a forecast, in a sentence; "" while they are too few.
 
     forecast: `TrainForecast.to_json()`; lines: of metrics.jsonl; total: steps of the run.
@@ -203,10 +206,16 @@ def corrected(forecast: dict[str, Any], lines: Sequence[dict[str, Any]], total: 
         return ""
     speed = speed_of(lines)
     held = max((float(line.get("memory") or 0) for line in lines), default=0.0)
+    tokens, steps = float(forecast.get("tokens") or 0), float(forecast.get("steps") or 0)
     told = [f"{speed:,.0f} tokens/s"] if speed else []
+    if speed and tokens and steps:
+        seconds = tokens * (total or steps) / steps / speed
+        before = forecast.get("seconds")
+        was = f" ({in_words(float(before))} foretold)" if before else ""
+        told.append(f"{in_words(seconds)} in all{was}")
     if held:
-        before = int(forecast.get("memory_bytes") or 0)
-        was = f" ({gigabytes(before)} foretold)" if before else ""
+        promised = int(forecast.get("memory_bytes") or 0)
+        was = f" ({gigabytes(promised)} foretold)" if promised else ""
         told.append(f"{gigabytes(held)} of memory{was}")
     return f"Measured: {', '.join(told)}." if told else ""
 
@@ -315,7 +324,7 @@ def _forecast(
         text += f" {chosen.prediction.note}"
     return TrainForecast(
         memory, room.bytes, seconds, disk, free, room.device, known, chosen.fits and enough_disk,
-        text,
+        text, chosen.trained_tokens, chosen.steps,
     )  # fmt: skip
 
 

@@ -122,5 +122,5 @@ def test_what_a_length_cuts_is_told_from_the_bars_alone() -> None:
 def test_an_estimate_is_taken_with_room_for_the_template() -> None:
     said = {"rows": 10, "total": 100, "longest": 20, "histogram": [(5, 21, 10)], "exact": False}
     rough = Lengths.of_item(said)
-    assert rough.longest == 62 and rough.total == 511
+    assert rough.longest == 100 and rough.total == 730
     assert Lengths.of_item(said | {"exact": True}).longest == 20
