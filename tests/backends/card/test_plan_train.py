@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from backends.card import plan_train
+from backends.card.fit_train import TrainPlan
 from backends.card.plan_train import Lengths, Room, Wanted, best_plan
 from backends.card.source import Source, of_config
 from tests.backends.card.real_shapes import SHAPES
@@ -85,6 +86,15 @@ def test_on_a_processor_a_small_set_is_learned_in_minutes_and_a_large_one_ends()
     many = best_plan(source("smol"), MANY, CPU, Wanted())
     assert many.seconds <= 1800 and many.max_steps == many.steps >= 60
     assert "% of the rows" in many.reasons["max_steps"]
+
+
+@pytest.mark.parametrize(("micro", "length", "peak"), [(2, 156, 3.56e9), (4, 257, 5.43e9)])
+def test_memory_on_a_processor_is_foretold_as_it_was_measured(
+    micro: int, length: int, peak: float
+) -> None:
+    """The peaks of two trainings of the starter, VmHWM of the job's process under Linux."""
+    plan = TrainPlan("lora", "fp32", 16, (), micro, length, checkpointing=False)
+    assert plan_train.memory(source("smol"), plan, "cpu").total == pytest.approx(peak, rel=0.05)
 
 
 def test_what_is_given_stays_and_the_rest_goes_with_it() -> None:
