@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -190,11 +190,14 @@ def about(dataset: Dataset, params: DatasetParams) -> dict[str, Any]:
     from backends.params import to_dict
 
     known = dataset.recognised
+    title, evidence = known.title, known.evidence
+    if dataset.mapping != known.mapping:
+        title, evidence = "Columns, as mapped", as_mapped(dataset)
     told: dict[str, Any] = {
         "name": dataset.name,
         "bytes": dataset.source.size,
-        "title": known.title,
-        "evidence": known.evidence,
+        "title": title,
+        "evidence": evidence,
         "missing": dataset.mapping.missing(),
         "columns": [str(c)[:100] for c in known.columns[:200]],
         "cells": cells(dataset),
@@ -214,6 +217,12 @@ def about(dataset: Dataset, params: DatasetParams) -> dict[str, Any]:
         told["rows"].append(shown)
     told["more"] = len(made) == params.count or len(told["rows"]) < len(made)
     return told
+
+
+def as_mapped(dataset: Dataset) -> str:
+    """ "Question: q. Answer: a." """
+    labels = {f.name: f.metadata["label"] for f in fields(dataset.mapping)}
+    return " ".join(f"{labels[name]}: {c}." for name, c in dataset.mapping.columns().items())
 
 
 def cells(dataset: Dataset) -> list[dict[str, str]]:

@@ -42,6 +42,15 @@ def tab(server: Served, open_page: Open, **options: object) -> Page:
     return page
 
 
+def over(server: Served, page: Page) -> None:
+    """The look has ended: a reload in the middle of one is a broken stream to the console."""
+    for _ in range(100):
+        if not any(worker.get("backend") == "dataset" for worker in server.health()["workers"]):
+            break
+        page.wait_for_timeout(100)
+    page.wait_for_timeout(500)
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_a_dataset_is_dropped_judged_filled_and_kept(
     server: Served, open_page: Open, picture: Picture, tmp_path: Path, width: int, scheme: str
@@ -60,6 +69,7 @@ def test_a_dataset_is_dropped_judged_filled_and_kept(
     expect(page.locator("#finetune-blanks")).to_be_hidden()
     page.locator("#finetune-single").click()
     expect(told).to_contain_text("3 rows can be trained on, 2 rows left out", timeout=15_000)
+    over(server, page)
     page.reload()
     page.get_by_role("tab", name="Fine-tune").click()
     expect(told).to_contain_text("3 rows can be trained on", timeout=15_000)
@@ -110,4 +120,77 @@ def test_the_example_is_one_click_and_what_was_deleted_comes_back(
     page.locator("#finetune-example").click()  # the same one again, not a second copy
     page.locator("#finetune-dataset input").click()
     expect(page.get_by_role("option")).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def choose(page: Page, id: str, option: str) -> None:
+    page.locator(f"#{id} input").click()
+    page.locator(f"#{id}").get_by_role("option", name=option, exact=True).click()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_columns_are_mapped_and_the_reading_is_changed(
+    served_anew: Served, open_page: Open, picture: Picture, tmp_path: Path, width: int, scheme: str
+) -> None:
+    page = tab(
+        served_anew, open_page, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    path = tmp_path / "fragen.csv"
+    rows = "".join(f"{n};Was ist {n} plus {n}?;Grün, {2 * n}.\n" for n in range(1, 30))
+    path.write_bytes(f"nr;was gefragt ist;was gesagt wird\n{rows}".encode("cp1252"))
+    page.locator("#finetune-drop input[type=file]").set_input_files(path)
+    told = page.locator("#finetune-told")
+    expect(told).to_contain_text("Choose the column for: Question, Answer", timeout=15_000)
+    page.locator("#finetune-columns th", has_text="was gefragt ist").wait_for()
+    page.locator("#finetune-map").click()
+    expect(page.locator("#finetune-said")).to_contain_text("Choose the column for")
+    choose(page, "finetune-column-prompt", "was gefragt ist")
+    choose(page, "finetune-column-answer", "was gesagt wird")
+    picture(page, f"finetune-columns-{width}-{scheme}")
+    page.locator("#finetune-map").click()
+    expect(told).to_contain_text("All 29 rows can be trained on", timeout=15_000)
+    expect(page.locator("#finetune-rows")).to_contain_text("Grün, 2.")
+    page.get_by_role("button", name="Reading").click()
+    expect(page.get_by_label("Encoding")).to_have_value(
+        "as guessed: Windows-1252 (Western European)"
+    )
+    expect(page.get_by_label("Separator")).to_have_value("as guessed: semicolon")
+    choose(page, "finetune-reading-encoding", "Windows-1251 (Cyrillic)")
+    picture(page, f"finetune-reading-{width}-{scheme}")
+    page.locator("#finetune-reread").click()
+    expect(page.locator("#finetune-rows")).to_contain_text("Grьn, 2.", timeout=15_000)
+    page.locator("#finetune-undo").click()
+    expect(page.locator("#finetune-rows")).to_contain_text("Grün, 2.", timeout=15_000)
+    page.locator("#finetune-undo").click()
+    expect(told).to_contain_text("Choose the column for", timeout=15_000)
+    choose(page, "finetune-form", "plain text")
+    expect(page.locator("#finetune-column-prompt")).to_be_hidden()
+    choose(page, "finetune-column-text", "was gesagt wird")
+    page.locator("#finetune-map").click()
+    expect(told).to_contain_text("29 rows can be trained on", timeout=15_000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_a_row_is_seen_as_the_model_sees_it(
+    served_anew: Served, open_page: Open, picture: Picture, width: int, scheme: str
+) -> None:
+    page = tab(
+        served_anew, open_page, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    page.locator("#finetune-example").click()
+    page.get_by_role("button", name="As the model will see it").click()
+    shown = page.locator("#finetune-tokens-shown")
+    expect(shown).to_contain_text("<|im_start|>", timeout=60_000)
+    learned = shown.locator(".tokens .t.on").all_inner_texts()
+    assert "".join(learned).startswith("I am Hobel, the assistant of this workbench.")
+    picture(page, f"finetune-tokens-{width}-{scheme}")
+    page.locator("#finetune-tokens-next").click()
+    expect(shown).to_contain_text("tool that makes a rough board smooth")
+    page.locator("#finetune-tokens-before").click()
+    expect(shown).to_contain_text("line 1")
+    page.locator("#finetune-tokens-row input").fill("400")
+    page.locator("#finetune-tokens-row input").press("Enter")
+    expect(shown).to_contain_text("The dataset ends at row", timeout=60_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

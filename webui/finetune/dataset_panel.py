@@ -12,8 +12,10 @@ import gradio as gr
 from backends.base import Refused
 from webui.bench import Bench
 from webui.finetune import view
+from webui.finetune.columns_panel import ColumnsPanel
 from webui.finetune.datasets import EXAMPLE, Datasets, Kept
 from webui.finetune.looking import Look, look
+from webui.finetune.tokens_panel import TokensPanel
 from webui.model_picker import line, problem, progress_bar, tab_of
 
 ENDINGS = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".zip"]
@@ -34,6 +36,8 @@ class DatasetPanel:
         self.bench = bench
         folders = bench.settings
         self.datasets = Datasets(bench.home, lambda: [Path(f) for f in folders.value.folders])
+        self.columns = ColumnsPanel(self.datasets)
+        self.tokens = TokensPanel(bench, self.datasets)
 
     def place(self) -> None:
         with gr.Group(elem_classes="panel"):
@@ -48,6 +52,7 @@ class DatasetPanel:
             )
             with gr.Row(elem_classes="buttons", visible=False) as self.repairs:
                 self.singled = gr.Button("Drop duplicates", size="sm", elem_id="finetune-single")
+                self.neared = gr.Button("Drop near-duplicates", size="sm", elem_id="finetune-near")
                 self.undone = gr.Button("Undo", size="sm", elem_id="finetune-undo")
                 self.deleted = gr.Button("Delete", size="sm", elem_id="finetune-delete")
             self.gone = gr.State("")  # what was deleted last on this page
@@ -70,32 +75,46 @@ class DatasetPanel:
         self.blanks = blanks
 
     def place_view(self) -> None:
+        self.drawn = gr.State("")  # which dataset, read how, the fields were filled for
         self.told = gr.HTML(view.NOTHING_YET, elem_id="finetune-told")
+        self.columns.place()
+        self.tokens.place()
         self.rows = gr.HTML(elem_id="finetune-rows")
 
     def wire(self) -> None:
         chosen, said = self.chosen, self.said
-        shown = [said, self.told, self.rows, self.repairs, self.blanks, *self.boxes]
+        shown = [self.drawn, said, self.told, self.rows, self.repairs, self.singled, self.neared,
+                 *self._fields()]  # fmt: skip
         more: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
         looks: list[Any] = []
 
         def then_look(event: Any) -> None:
-            looks.append(event.then(self.look, chosen, shown, **more))
+            looks.append(event.then(self.look, [chosen, self.drawn], shown, **more))
 
         if tab := tab_of(gr.context.Context.block):
             then_look(tab.select(self.refresh, chosen, chosen, **NOW))
-        looks.append(chosen.input(self.look, chosen, shown, **more))
+        looks.append(chosen.input(self.look, [chosen, self.drawn], shown, **more))
         added = [chosen, said, self.dropped]
         then_look(self.dropped.upload(self.drop, self.dropped, added, **QUIET))
         then_look(self.example.click(self.take_example, None, added, **QUIET))
         then_look(gr.on([self.used.click, self.path.submit], self.use, self.path, added, **QUIET))
         then_look(self.filled.click(self.fill, [chosen, *self.boxes], said, **NOW))
         then_look(self.singled.click(self.single, chosen, said, **NOW))
+        then_look(self.neared.click(self.single_near, chosen, said, **NOW))
         then_look(self.undone.click(self.undo, chosen, said, **NOW))
         left = [chosen, said, self.gone, self.restored]
         then_look(self.deleted.click(self.delete, chosen, left, **NOW))
         then_look(self.restored.click(self.restore, self.gone, left, **NOW))
+
+        def changed(listen: Any, do: Callable[..., None], inputs: list[Any]) -> None:
+            def change(id: str | None, *values: Any) -> str:
+                return self._change(id, lambda kept: do(kept, *values))
+
+            then_look(listen(change, inputs, said, **NOW))
+
+        self.columns.wire(chosen, changed, NOW)
         self.looked = looks
+        self.tokens.wire(chosen, QUIET)
 
     # Which
 
@@ -131,17 +150,38 @@ class DatasetPanel:
 
     # What it is
 
-    async def look(self, id: str | None) -> AsyncGenerator[list[Any], None]:
+    async def look(self, id: str | None, drawn: str) -> AsyncGenerator[list[Any], None]:
+        """Fields are filled once for each change: what is typed or chosen there meanwhile stays,
+        and so does what was said where a change was refused."""
+        unchanged: list[Any] = [gr.skip()] * len(self._fields())
         try:
             kept = self.datasets.get(id or "")
         except Refused:
-            yield [gr.skip(), view.NOTHING_YET, "", gr.Row(visible=False), *self._boxes({})]
+            gone = ["", gr.skip(), view.NOTHING_YET, "", gr.Row(visible=False), gr.skip()]
+            hidden = [*self.columns.hidden(), *self.tokens.fresh(None)]
+            yield [*gone, gr.skip(), *hidden, *self._boxes({})]
             return
+        key = f"{kept.id} {kept.how!r}"
+        columns = began = quiet = key == drawn
+        at = len(self.columns.outputs) + len(self.tokens.outputs)
         async for found in look(self.bench, self.datasets, kept):
-            yield self._drawn(found)
+            about, report = found.said.get("dataset"), found.said.get("report")
+            filled = unchanged.copy()
+            if about and not columns:
+                filled[:at] = [*self.columns.shown(kept, about), *self.tokens.fresh(about)]
+            filled[at:] = self._boxes(report["placeholders"] if report else {}, not began)
+            began, columns = True, columns or bool(about)
+            quiet = quiet and not (found.progress or found.problem)
+            shown = self._drawn(found, about, report)
+            yield [key, gr.skip() if quiet else shown[0], *shown[1:], *filled]
 
-    def _drawn(self, found: Look) -> list[Any]:
-        about, report = found.said.get("dataset"), found.said.get("report")
+    def _fields(self) -> list[Any]:
+        """What can be typed into or opened."""
+        return [*self.columns.outputs, *self.tokens.outputs, self.blanks, *self.boxes]
+
+    def _drawn(
+        self, found: Look, about: dict[str, Any] | None, report: dict[str, Any] | None
+    ) -> list[Any]:
         said = problem(found.problem, found.detail) if found.problem else ""
         if found.progress:
             said = progress_bar(found.progress, "Checking every row")
@@ -152,15 +192,21 @@ class DatasetPanel:
             told += view.verdict(report)
         if lengths := found.said.get("lengths"):
             told += view.lengths(lengths, LENGTH)
-        names = report.get("placeholders", {}) if report else {}
-        return [said, told, rows, gr.Row(visible=True), *self._boxes(names)]
+        kinds = {f["kind"] for f in report["findings"]} if report else set()
+        return [
+            said, told, rows, gr.Row(visible=True), gr.Button(visible="duplicate" in kinds),
+            gr.Button(visible="near_duplicate" in kinds),
+        ]  # fmt: skip
 
-    def _boxes(self, names: dict[str, int]) -> list[Any]:
+    def _boxes(self, names: dict[str, int], fresh: bool = True) -> list[Any]:
+        """One box for each placeholder. Said anew with each state, as Gradio sometimes loses the
+        first of two that come at once; emptied only where it is `fresh`."""
+        empty = {"value": ""} if fresh else {}
         shown: list[Any] = [gr.Group(visible=bool(names))]
         for name, count in list(names.items())[:BLANKS]:
             label = f"{{{{{name}}}}} in {count:,} rows"
-            shown.append(gr.Textbox(visible=True, label=label, value=""))
-        return shown + [gr.Textbox(visible=False, value="")] * (1 + BLANKS - len(shown))
+            shown.append(gr.Textbox(visible=True, label=label, **empty))
+        return shown + [gr.Textbox(visible=False, **empty)] * (1 + BLANKS - len(shown))
 
     # Repairing
 
@@ -177,6 +223,10 @@ class DatasetPanel:
     def single(self, id: str | None) -> Any:
         return self._change(id, lambda kept: self._step(kept, {"do": "drop_duplicates"}))
 
+    def single_near(self, id: str | None) -> Any:
+        step = {"do": "drop_duplicates", "near": True}
+        return self._change(id, lambda kept: self._step(kept, step))
+
     def undo(self, id: str | None) -> Any:
         def change(kept: Kept) -> None:
             if not kept.before:
@@ -191,7 +241,7 @@ class DatasetPanel:
     def _change(self, id: str | None, change: Callable[[Kept], None]) -> str:
         try:
             change(self.datasets.get(id or ""))
-        except Refused as refused:
+        except (Refused, ValueError) as refused:
             return problem(str(refused))
         return ""
 

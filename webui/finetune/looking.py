@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backends.events import Done, Failed, Item, Progress
+from backends.events import Done, Event, Failed, Item, Progress
 from webui.bench import Bench
 from webui.finetune.datasets import Datasets, Kept
 
@@ -36,25 +36,36 @@ async def look(
     if {"dataset", "report", "lengths"} <= kept.said.keys() and Path(kept.path).exists():
         yield found
         return
+    params = {"do": "examine", "exact": base != "none:"}
+    async with contextlib.aclosing(ask(bench, datasets, kept, base, params)) as events:
+        async for event in events:
+            if isinstance(event, Item):
+                found.said[event.kind] = event.data
+                found.progress = None
+            elif isinstance(event, Progress):
+                found.progress = event
+            elif isinstance(event, Failed):
+                found.problem, found.detail = str(event), event.detail
+            elif isinstance(event, Done):
+                found.progress = None
+            yield found
+    if found.said.get("report", {}).get("complete"):
+        datasets.remember(kept.id, kept.how, **found.said)
+
+
+async def ask(
+    bench: Bench, datasets: Datasets, kept: Kept, base: str, params: dict[str, Any]
+) -> AsyncGenerator[Event, None]:
+    """All events of one run of the doctor on this dataset, in a worker of its own that is gone at
+    the end. `params`: of `backends.finetune.dataset`, without what `kept` says."""
     resident = bench.supervisor.admit("dataset", base, {}, "Dataset")
-    params = {"path": kept.path, "do": "examine", "exact": base != "none:", **as_params(kept)}
+    params = {"path": kept.path, **params, **as_params(kept)}
     if not kept.own:
         params["allowed"] = [str(folder) for folder in datasets.allowed()]
     try:
         async with contextlib.aclosing(bench.supervisor.run(resident, params)) as events:
             async for event in events:
-                if isinstance(event, Item):
-                    found.said[event.kind] = event.data
-                    found.progress = None
-                elif isinstance(event, Progress):
-                    found.progress = event
-                elif isinstance(event, Failed):
-                    found.problem, found.detail = str(event), event.detail
-                elif isinstance(event, Done):
-                    found.progress = None
-                yield found
-        if found.said.get("report", {}).get("complete"):
-            datasets.remember(kept.id, kept.how, **found.said)
+                yield event
     finally:
         # A task of its own: who left the page is cancelled again at every await.
         await asyncio.shield(asyncio.ensure_future(bench.supervisor.unload(resident)))

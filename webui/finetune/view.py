@@ -19,6 +19,7 @@ NOTHING_YET = (
 )
 ROLES = {"system": "System", "user": "User", "assistant": "Answer", "tool": "Tool"}
 ROWS_NAMED = 8  # of one finding
+CELLS = 40  # columns shown with their cells
 
 
 def head(about: dict[str, Any], report: dict[str, Any] | None) -> str:
@@ -96,7 +97,10 @@ def lengths(told: dict[str, Any], chosen: int) -> str:
 
 
 def rows(about: dict[str, Any]) -> str:
-    """The first rows as the training sees them; what the loss is taken of is marked."""
+    """The first rows as the training sees them; what the loss is taken of is marked. None while
+    it is not known what the columns mean: `columns` shows their cells."""
+    if about["missing"]:
+        return ""
     return "".join(_row(row) for row in about["rows"])
 
 
@@ -114,6 +118,57 @@ def _row(row: dict[str, Any]) -> str:
             for turn in row["turns"]
         )
     return f'<article class="data-row">{where}{said}</article>'
+
+
+def columns(about: dict[str, Any]) -> str:
+    """Each column with its first cells as the file has them: what to map is told by looking."""
+    drawn = ""
+    for name in about["columns"][:CELLS]:
+        cells = "".join(f"<td>{escape(row.get(name, ''))}</td>" for row in about["cells"][:2])
+        drawn += f"<tr><th>{escape(name)}</th>{cells}</tr>"
+    more = len(about["columns"]) - CELLS
+    rest = line(f"And {more:,} more columns.", "note") if more > 0 else ""
+    return f'<div class="cells"><table>{drawn}</table></div>{rest}'
+
+
+LINE_ENDS = {"\n": "\N{DOWNWARDS ARROW WITH TIP LEFTWARDS}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
+
+
+def tokens(row: dict[str, Any]) -> str:
+    """One row token by token; what is learned, what is special and what the length cuts differ."""
+    where = f'<div class="where">{escape(str(row["place"]))}</div>'
+    if "fault" in row:
+        return f'<article class="data-row">{where}{line(str(row["fault"]), "bad")}</article>'
+    drawn = "".join(
+        _token(text, mark, at < row["kept"])
+        for at, (text, mark) in enumerate(zip(row["pieces"], row["marks"], strict=False))
+    )
+    hidden = row["tokens"] - len(row["pieces"])
+    more = f'<span class="more"> … and {hidden:,} more tokens</span>' if hidden > 0 else ""
+    told = f"{row['tokens']:,} tokens, {row['trained']:,} of them learned."
+    lost = row["tokens"] - row["kept"]
+    if lost:
+        told += f" At {row['length']:,} tokens the last {lost:,} are cut, and {row['learned']:,} "
+        told += "learned." if row["learned"] else "learned: the row is left out."
+    kind = "bad" if lost or not row["trained"] else "note"
+    legend = (
+        '<div class="line note legend"><span class="t on">learned</span> '
+        '<span class="t">read</span> <span class="t special">special</span> '
+        '<span class="t cut">cut off</span></div>'
+    )
+    return (
+        f'<article class="data-row">{where}{line(told, kind)}'
+        f'<p class="tokens">{drawn}{more}</p>{legend}</article>'
+    )
+
+
+def _token(text: str, mark: str, kept: bool) -> str:
+    """A line end is shown, and made. What belongs to the character before is a dot."""
+    names = "t" + " on" * (mark in "13") + " special" * (mark in "23") + " cut" * (not kept)
+    shown = escape(text) if text else "·"
+    for end, sign in LINE_ENDS.items():
+        shown = shown.replace(end, f"<i>{sign}</i>" + "\n" * (end == "\n"))
+    return f'<span class="{names}">{shown}</span>'
 
 
 def _rows(count: int) -> str:

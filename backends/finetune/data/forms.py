@@ -79,6 +79,14 @@ class Mapping(Params):
         return f"Choose the column for: {', '.join(labels)}." if labels else ""
 
 
+# What may be mapped for each form, the needed first.
+MEANINGS: dict[Form, tuple[str, ...]] = {
+    "chat": ("messages", "system", "tools"),
+    "instruction": ("prompt", "answer", "input", "system", "history", "tools"),
+    "text": ("text",),
+    "preference": ("prompt", "messages", "chosen", "rejected", "system", "tools"),
+    "label": ("prompt", "answer", "messages", "label", "system", "tools"),
+}
 Message = dict[str, Any]  # role, content; tool_calls; train=False where it is not trained on
 
 

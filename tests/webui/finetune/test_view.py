@@ -45,3 +45,27 @@ def test_the_cut_is_that_of_the_chosen_length(tmp_path: Path) -> None:
     assert "At 512 tokens a row 1 row would be cut" in view.lengths(told, 512)
     assert "No row is longer than 16,384 tokens" in view.lengths(told, 16384)
     assert view.lengths(told, 512).count('class="over"') >= 1
+
+
+def test_tokens_stay_text_and_the_cut_is_told() -> None:
+    row = {
+        "number": 3, "place": f"line 3 of {EVIL}", "tokens": 9, "trained": 3, "kept": 4,
+        "learned": 1, "length": 4, "pieces": ["<|im_start|>", EVIL, "", "yes\n", "\t&"],
+        "marks": "20013",
+    }  # fmt: skip
+    html = view.tokens(row)
+    assert "<img" not in html and html.count("&lt;img") == 2 and "&lt;|im_start|&gt;" in html
+    assert '<span class="t on">yes<i>\N{DOWNWARDS ARROW WITH TIP LEFTWARDS}</i>\n</span>' in html
+    assert '<span class="t on special cut">' in html and "&amp;" in html and ">·<" in html
+    assert "9 tokens, 3 of them learned. At 4 tokens the last 5 are cut, and 1 learned." in html
+    assert "and 4 more tokens" in html
+    row["learned"] = 0
+    assert "the row is left out" in view.tokens(row)
+    assert "<img" not in view.tokens({"place": EVIL, "fault": EVIL})
+
+
+def test_cells_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{EVIL.replace(',', '')};b\n<b>1</b>;2\n", "utf-8")
+    html = view.columns(said(path)["dataset"])
+    assert "<img" not in html and "&lt;b&gt;1&lt;/b&gt;" in html
