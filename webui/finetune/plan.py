@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from backends.base import ModelRef, Refused
-from backends.card import fit_train, plan_train, shapes
+from backends.card import fit_train, offload, plan_train, shapes
 from backends.card.fit import Prediction, gigabytes
 from backends.card.fit_train import TrainPlan
 from backends.card.plan_train import Chosen, Lengths, Room, Wanted
@@ -126,7 +126,8 @@ def defaults(
     room = room_of(bench, str(base.ref), device)
     chosen = plan_train.best_plan(source, rows, room, wanted)
     options = options | {"quantisation": chosen.plan.quantisation}
-    forecast = _forecast(bench, str(base.ref), source, room, chosen, wanted.keep)
+    answers = len(params["prompts"]) * int(params["prompt_tokens"])
+    forecast = _forecast(bench, str(base.ref), source, room, chosen, wanted.keep, answers)
     return Plan(base, options, _whole(_params(chosen) | params), _reasons(chosen), forecast)
 
 
@@ -299,11 +300,14 @@ def checked(kind: type[Any], values: dict[str, Any]) -> Any:
 
 
 def _forecast(
-    bench: Bench, model: str, source: Source, room: Room, chosen: Chosen, keep: int
-) -> TrainForecast:
+    bench: Bench, model: str, source: Source, room: Room, chosen: Chosen, keep: int,
+    answers: int,
+) -> TrainForecast:  # fmt: skip
+    """`answers`: tokens that are written at each snapshot, and before the first step."""
     kind = room.kind
     known = Trainings(bench.measured).rate(model, room.device)[1]
-    seconds = START[kind] + chosen.seconds
+    looks = 1 + -(-chosen.steps // chosen.save_steps)
+    seconds = START[kind] + chosen.seconds + looks * answers * token_seconds(source, room)
     disk = disk_bytes(source, chosen.plan, keep)
     free = shutil.disk_usage(bench.home).free
     memory = chosen.prediction.total
@@ -326,6 +330,12 @@ def _forecast(
         memory, room.bytes, seconds, disk, free, room.device, known, chosen.fits and enough_disk,
         text, chosen.trained_tokens, chosen.steps,
     )  # fmt: skip
+
+
+def token_seconds(source: Source, room: Room) -> float:
+    """Of one token of an answer, roughly: the weights are read once, and little else is quick."""
+    bandwidth = offload.RAM_BANDWIDTH if room.kind == "cpu" else offload.GPU_BANDWIDTH
+    return max(0.03, 2.5 * source.file_bytes / bandwidth)
 
 
 def disk_bytes(source: Source, plan: TrainPlan, keep: int) -> int:
