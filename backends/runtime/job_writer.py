@@ -20,7 +20,8 @@ STATE_EVERY = 0.25  # seconds between two writes of state.json
 RESERVE = 65_536  # bytes kept free, so that a full disk has room for the end
 # What safetensors and torch make of the same; neither raises OSError.
 FULL_WORDS = ("No space left on device", "File too large", "os error 28", "os error 27",
-              "PytorchStreamWriter failed writing", "Disk quota exceeded")  # fmt: skip
+              "PytorchStreamWriter failed writing", "iostream error",
+              "Disk quota exceeded")  # fmt: skip
 
 
 def is_disk_full(error: BaseException | None) -> bool:
