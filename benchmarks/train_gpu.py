@@ -33,6 +33,7 @@ from typing import Any
 from backends.card import fit_load, fit_train
 from backends.card.fit import Prediction
 from backends.card.fit_train import TrainPlan
+from backends.card.plan_train import Chosen, Lengths, Room, Wanted, best_plan
 from backends.card.source import Source, of_config
 from benchmarks import fit_gpu
 from benchmarks.fit_gpu import GB, Cell
@@ -248,17 +249,18 @@ def longest(shape: str, tiny: bool) -> tuple[TrainPlan, Prediction]:
     return best, fit_train.predict(source, best)
 
 
-def widest(shape: str, bits: str, length: int, batch: int, tiny: bool) -> TrainPlan:
-    """The quickest way that fits: nothing computed twice, as many rows at once as there are."""
-    source = source_of(shape, tiny)
-    for checkpointing in (False, True):
-        for micro in (8, 4, 2, 1):
-            plan = TrainPlan(quantisation=bits, length=length, micro_batch=micro,
-                             checkpointing=checkpointing)  # fmt: skip
-            fits = fit_train.predict(source, plan).total <= CAP
-            if fits and micro <= batch and (checkpointing or micro >= min(4, batch)):
-                return plan
-    raise SystemExit("nothing fits")
+def chosen(rows: list[list[int]], tiny: bool) -> Chosen:
+    """What Werkbank would choose for these rows under the cap, for a base in 16 bits."""
+    import torch
+
+    lengths = sorted(map(len, rows))
+    bars = tuple((n, n + 64, sum(n <= size < n + 64 for size in lengths))
+                 for n in range(0, lengths[-1] + 1, 64))  # fmt: skip
+    known = Lengths(len(rows), sum(lengths), lengths[-1], bars, exact=True)
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return best_plan(
+        source_of("1b", tiny), known, Room("cuda:0", CAP, name), Wanted(quantisation="bf16")
+    )
 
 
 # The cases
@@ -287,11 +289,12 @@ def qlora(shape: str, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def packing(given: argparse.Namespace) -> dict[str, Any]:
-    length = 128 if given.tiny else 1024
-    plan = widest("1b", "bf16", length, 8, given.tiny)
     model = build("1b", "bf16", given.tiny)
     words = model.config.vocab_size
-    rows = [row[:length] for row in rows_of(mixed_lengths(4000, given.data), words)]
+    rows = rows_of(mixed_lengths(300 if given.tiny else 4000, given.data), words)
+    made = chosen(rows, given.tiny)
+    plan = made.plan
+    print(f"chosen: {plan}, packing {made.packing}, accumulation {made.accumulation}", flush=True)
     dataset = as_file(rows, given.out / "mixed.jsonl")
     tokenizer = words_of(words)
     cap()
@@ -300,9 +303,9 @@ def packing(given: argparse.Namespace) -> dict[str, Any]:
     steps = 6 if given.tiny else given.steps
     for _ in range(given.pairs):
         one = settled(lambda: ours(
-            model, tokenizer, dataset, "bf16", max_steps=steps, packing=True, max_length=length,
-            micro_batch=plan.micro_batch, accumulation=8 // plan.micro_batch,
-            checkpointing="on" if plan.checkpointing else "off",
+            model, tokenizer, dataset, "bf16", max_steps=steps, packing=made.packing,
+            max_length=plan.length, micro_batch=plan.micro_batch, accumulation=made.accumulation,
+            checkpointing="on" if plan.checkpointing else "off", optimizer=made.optimizer,
         ), model)  # fmt: skip
         other = settled(
             lambda: plain(
@@ -315,7 +318,7 @@ def packing(given: argparse.Namespace) -> dict[str, Any]:
         print(f"packed {one.rate():,.0f}, TRL's defaults {other.rate():,.0f} tokens/s", flush=True)
     mean = statistics.mean(len(row) for row in rows)
     return {"rates": rates, "peaks": peaks, "mean_length": mean, "longest": max(map(len, rows)),
-            "micro_batch": plan.micro_batch, "checkpointing": plan.checkpointing}  # fmt: skip
+            "chosen": str(plan), "packing": made.packing}  # fmt: skip
 
 
 def peer(given: argparse.Namespace) -> dict[str, Any]:
@@ -393,9 +396,12 @@ def in_process(name: str, argv: list[str]) -> dict[str, Any]:
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    *before, last = done.stdout.splitlines() or [""]
-    print("\n".join(before), flush=True)
+    last = ""
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            last = line
+            if not line.startswith("{"):  # neither the result nor what transformers logs
+                print(line, end="", flush=True)
     try:
         got: dict[str, Any] = json.loads(last)
     except ValueError:
