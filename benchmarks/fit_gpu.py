@@ -6,8 +6,8 @@
 Predictions of all cells are written before the first load (FOLDER/predictions.json). Each cell runs
 in a process of its own, a fork that is the first to touch CUDA, so that what it held is gone with
 it. `--cells drawn` takes 20 by the seed, `rest` the others; cells that do not fit into the time
-are named at the end, for the next call. Needs a CUDA GPU, torch, transformers, peft, bitsandbytes
-and nvidia-ml-py; `--tiny` runs small shapes on a CPU, where nothing is measured.
+are named at the end, for the next call. Needs a CUDA GPU, torch, transformers, peft, trl,
+bitsandbytes and nvidia-ml-py; `--tiny` runs small shapes on a CPU, where nothing is measured.
 """
 
 from __future__ import annotations
@@ -328,9 +328,13 @@ def chat(cell: Cell, tiny: bool, device: str) -> Iterator[None]:
 
 
 def train(cell: Cell, tiny: bool, device: str) -> Iterator[None]:
-    """Two steps of two micro-batches, so that gradients and optimizer are there in the last."""
+    """Two steps of two micro-batches, so that gradients and optimizer are there in the last.
+
+    As TRL takes them: the scores of all words piece by piece, LoRA over a packed base in bf16.
+    """
     import peft
     import torch
+    from trl.trainer.utils import add_fused_lm_head
 
     model = built_model(cell, tiny, device)
     model.config.use_cache = False
@@ -338,10 +342,12 @@ def train(cell: Cell, tiny: bool, device: str) -> Iterator[None]:
         how = {"use_reentrant": False}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
         model.enable_input_require_grads()
+    add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
     lora = peft.LoraConfig(task_type="CAUSAL_LM", r=16, target_modules="all-linear")
     wrapped: Any = peft.get_peft_model(model, lora).train()
     trained = [p for p in wrapped.parameters() if p.requires_grad]
-    assert all(p.dtype == torch.float32 for p in trained)
+    for parameter in trained if cell.quantisation in ("nf4", "int8") else ():
+        parameter.data = parameter.data.to(torch.bfloat16)
     if cell.optimizer == "adamw_8bit":
         import bitsandbytes as bnb
 
@@ -354,9 +360,10 @@ def train(cell: Cell, tiny: bool, device: str) -> Iterator[None]:
         for _ in range(2):
             ids = torch.randint(0, model.config.vocab_size, size, device=device)
             with torch.autocast(device, torch.bfloat16):
-                loss = wrapped(input_ids=ids, labels=ids).loss
+                made = wrapped(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True)
+                loss = -made.log_probs.mean()
             loss.backward()
-            del loss
+            del loss, made
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     yield

@@ -17,7 +17,9 @@ from backends.card.source import Source
 
 HALF, FULL = 2, 4  # bytes of a number in bf16 and in fp32
 # What the allocator keeps between the tensors of a step: measured, most where the scores were.
-BETWEEN, SLACK_SCORES = 130 * MB, 1.1
+BETWEEN = 130 * MB
+# TRL makes the scores of all words piece by piece, so many tokens and words at once.
+TILE = 4096, 32_768
 # Of RAM, on a CPU: a process with PyTorch, TRL and PEFT until its first step, weights apart; and
 # what the allocator keeps between a step's tensors. Peaks of the starter, 312 and 1,028 tokens in a
 # pass: 3.56 and 5.43 GB.
@@ -65,7 +67,8 @@ def predict(source: Source, plan: TrainPlan) -> Prediction:
         note = "Its config does not say how large its layers are: only its weights are counted."
         return Prediction((("weights", weights), ("CUDA context", CUDA_CONTEXT)), 0, 0, True, note)
     trained = trained_count(source, shape, plan)
-    size = HALF if plan.method == "full" and plan.quantisation != "fp32" else FULL
+    # TRL keeps LoRA over a packed base in bf16; all weights are as they were opened.
+    size = HALF if plan.packed or (plan.method == "full" and plan.quantisation != "fp32") else FULL
     states = optimizer_bytes(trained, size, plan)
     parts = [
         ("weights", weights),
@@ -76,7 +79,7 @@ def predict(source: Source, plan: TrainPlan) -> Prediction:
         ("CUDA context", CUDA_CONTEXT + CUBLAS_LT),
         ("matrix products", CUBLAS),
     ]
-    parts.append(("allocator", BETWEEN + int(SLACK_SCORES * plan.tokens * shape.vocab * FULL)))
+    parts.append(("allocator", BETWEEN))
     note = "" if shape.known else UNKNOWN
     return Prediction(tuple(p for p in parts if p[1]), 0, 0, bool(note), note)
 
@@ -110,21 +113,23 @@ def optimizer_bytes(trained: int, size: int, plan: TrainPlan) -> int:
 
 
 def pass_parts(shape: Shape, plan: TrainPlan, trained: int, size: int) -> list[tuple[str, int]]:
-    """Activations, scores and workspace at the worst moment of a step, of these three:
+    """Activations, scores and workspace at the worst moment of a step, of these two:
 
-    the loss forward, the loss backward, and the way back through one layer.
+    the loss on its way back, and the way back through one layer.
     """
     tokens, number = plan.tokens, FULL if plan.quantisation == "fp32" else HALF
     layer = tokens * layer_bytes(shape, plan)
     kept = shape.layers * (tokens * shape.hidden * number if plan.checkpointing else layer)
-    kept += tokens * shape.hidden * FULL  # of the last norm
     casts = trained * HALF if size == FULL and number == HALF else 0  # made by autocast
     always = 0 if plan.checkpointing else casts  # autograd keeps them, too
-    scores = tokens * shape.vocab
-    forward = scores * (number + 2 * FULL) + tokens * shape.hidden * 2 * number + casts - always
-    backward = scores * 3 * FULL
+    # On a CPU what a GPU's kernel does in place is done in copies.
+    cell = number if number == HALF else 4 * FULL
+    tile = min(tokens, TILE[0]) * min(shape.vocab, TILE[1]) * cell
+    words = shape.vocab * shape.hidden * FULL if plan.method == "full" else 0  # their gradient
+    # Of the last norm and of the tokens that count: what they are, and their gradients.
+    loss = tile + words + tokens * shape.hidden * (2 * FULL + 3 * number)
     inside = (layer if plan.checkpointing else 0) + _way_back(shape, plan)
-    worst = max(forward, backward, inside)
+    worst = max(loss, inside)
     parts = [("activations", kept + always)]
     parts.append(("recomputed layer" if worst == inside else "scores of all words", worst))
     return parts
@@ -171,6 +176,8 @@ def _inputs(shape: Shape, plan: TrainPlan, number: int) -> int:
 def _way_back(shape: Shape, plan: TrainPlan) -> int:
     """Beside a layer's activations: gradients on their way, and a packed matrix unpacked."""
     number = FULL if plan.quantisation == "fp32" else HALF
-    gradients = shape.intermediate * (number + FULL if plan.packed else 2 * number + FULL)
-    unpacked = shape.intermediate * shape.hidden * HALF if plan.packed else 0
-    return plan.tokens * (2 * shape.hidden * number + gradients) + unpacked
+    if plan.packed:
+        gradients = shape.hidden * number + shape.intermediate * number
+        return plan.tokens * gradients + shape.intermediate * shape.hidden * HALF
+    gradients = 2 * shape.hidden * number + shape.intermediate * (2 * number + FULL)
+    return plan.tokens * gradients

@@ -1,7 +1,8 @@
 """A training step of which nothing is computed: fake tensors, and a count of what would be held.
 
-Every operation of transformers and PEFT runs and makes tensors without memory, so that a 13B model
-takes a second. What is counted is live storages: weights and gradients that were there are not.
+Every operation of transformers, PEFT and TRL's loss runs and makes tensors without memory, so that
+a 13B model takes a second. What is counted is live storages: weights and gradients that were there
+are not.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers.masking_utils import AttentionMaskInterface
+from trl.kernels import chunked_logprob
+from trl.trainer.utils import add_fused_lm_head
 
 
 class Held(TorchDispatchMode):
@@ -64,11 +67,21 @@ class Packed(torch.autograd.Function):
 
 
 def peak(config: Any, batch: int, length: int, checkpointing: bool, packed: bool) -> int:
-    """Bytes that a step of LoRA (rank 16, all linear layers, in fp32) holds at most."""
+    """Bytes that a step of LoRA (rank 16, all linear layers) holds at most, as TRL takes it.
+
+    LoRA is in fp32, over a packed base in bf16.
+    """
     transformers.AttentionInterface.register("dry", flash)
     AttentionMaskInterface.register("dry", lambda *args, **more: None)
+    # A GPU's kernels work on the scores and sum into fp32 in place; their stand-ins would copy.
+    for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
+        setattr(chunked_logprob, name, lambda *args, **more: None)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _with_lora(config, packed).train()
+        if packed:
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
+        add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
         if checkpointing:
             how = {"use_reentrant": False}
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
@@ -80,7 +93,8 @@ def peak(config: Any, batch: int, length: int, checkpointing: bool, packed: bool
         there = [*model.parameters(), *model.buffers(), ids, *(p.grad for p in trained)]
         with Held(there) as held:
             with torch.autocast("cpu", torch.bfloat16):
-                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+                made = model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True)
+                loss = -made.log_probs.sum()
             loss.backward()
     return held.most
 

@@ -55,9 +55,9 @@ def test_a_step_holds_what_was_foretold(
     model = source(name)
     assert model.shape
     trained = fit_train.trained_count(model, model.shape, plan)
-    parts = fit_train.pass_parts(model.shape, plan, trained, 4)
+    parts = fit_train.pass_parts(model.shape, plan, trained, 2 if packed else 4)
     took = peak_of_all_layers(name, batch, length, checkpointing, packed)
-    assert sum(size for _, size in parts) == pytest.approx(took, rel=0.025)
+    assert sum(size for _, size in parts) == pytest.approx(took, rel=0.04)
 
 
 def test_trained_numbers_are_those_of_peft() -> None:
