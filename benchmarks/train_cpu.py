@@ -80,7 +80,7 @@ def watched(command: list[str], lines: Path, log: Path) -> Ran:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
         status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
-            time.sleep(0.01)
+            time.sleep(0.05)  # a step takes seconds; both are watched alike
             for line in lines.read_text("utf-8").splitlines()[read:] if lines.exists() else ():
                 try:
                     ran.tokens.append(float(json.loads(line)["tokens"]))
