@@ -76,7 +76,9 @@ class Sft(Backend):
         yield Progress(0, 0, "reading the dataset")
         dataset = sft_rows.opened(params.dataset, params.data)
         try:
-            rows = sft_rows.collect(dataset, encoder, params.max_length, self.cancelled)
+            rows = yield from sft_rows.collect(
+                dataset, encoder, params.max_length, self.cancelled, params.validation > 0
+            )
         except Stopped:  # nothing was trained yet: there is no checkpoint to write
             yield Done(cancelled=True)
             return

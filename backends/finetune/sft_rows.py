@@ -7,18 +7,26 @@ or TRL's for its family. `labels` is -100 where nothing is learned.
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Callable
+import time
+from array import array
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from backends.base import Refused
+from backends.events import Progress
 from backends.finetune.data import Example, Mapping, ReadOptions, open_dataset, step_of
 from backends.finetune.data.doctor import Dataset
+from backends.finetune.data.fingerprints import Fingerprints
 from backends.params import read
 
 IGNORED = -100
+TELL_SECONDS = 0.5  # between two words on how far the reading is
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -34,21 +42,83 @@ def opened(path: str, data: dict[str, Any]) -> Dataset:
 
 @dataclass
 class Rows:
-    """Token rows, and what had to be left out or cut."""
+    """Token rows, 5 bytes a token, and what had to be left out or cut.
 
-    input_ids: list[list[int]] = field(default_factory=list)
-    labels: list[list[int]] = field(default_factory=list)
+    ids: of all rows, one behind the other. learned: a 1 for each that the loss is taken of.
+    ends: where each row ends. prints: for `split`, where there is something to validate with.
+    """
+
+    ids: array[int] = field(default_factory=lambda: array("i"))
+    learned: bytearray = field(default_factory=bytearray)
+    ends: array[int] = field(default_factory=lambda: array("q"))
+    prints: Fingerprints | None = None
     cut: int = 0
     untrained: int = 0
 
-    def add(self, ids: list[int], labels: list[int], length: int) -> None:
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def add(self, ids: list[int], labels: list[int], length: int) -> bool:
+        """False where nothing of it can be learned."""
         self.cut += len(ids) > length
         ids, labels = ids[:length], labels[:length]
         if len(ids) < 2 or all(label == IGNORED for label in labels[1:]):
             self.untrained += 1
-            return
-        self.input_ids.append(ids)
-        self.labels.append(labels)
+            return False
+        self.ids.extend(ids)
+        self.learned.extend(label != IGNORED for label in labels)
+        self.ends.append(len(self.ids))
+        return True
+
+    def split(self, share: float, seed: int) -> tuple[Any, Any]:
+        """Two `datasets.Dataset` with input_ids and labels: to learn, and to validate with.
+
+        `share` (0 to 1) of the rows, drawn by the seed, are set aside. Rows that repeat each other,
+        or nearly do, stay on one side: what was learned would be measured else. Raises Refused.
+        """
+        order = list(range(len(self)))
+        random.Random(seed).shuffle(order)
+        held = round(len(order) * share)
+        aside = np.zeros(len(order), dtype=bool)
+        aside[_whole_groups(order, held, self._groups())] = True
+        if held >= len(order) or (share and not aside.any()):
+            raise Refused(
+                f"{len(order):,} rows are too few, or too alike, to set a share of them aside.",
+                "Choose another validation share, or 0.",
+            )
+        return self._dataset(~aside), self._dataset(aside)
+
+    def _groups(self) -> dict[int, int]:
+        """Row -> the first of those like it, of rows that are like an earlier one."""
+        first: dict[int, int] = {}
+        if self.prints is not None:
+            pairs = [*self.prints.duplicates().items(), *self.prints.near_duplicates().items()]
+            for row, earlier in sorted(pairs):
+                first.setdefault(row, first.get(earlier, earlier))
+        return first
+
+    def _dataset(self, wanted: np.ndarray[Any, np.dtype[np.bool_]]) -> Any:
+        import datasets
+        import pyarrow  # type: ignore[import-untyped]
+
+        datasets.disable_progress_bars()
+        ends = np.frombuffer(self.ends, dtype=np.int64)
+        lengths = np.diff(ends, prepend=0)
+        ids = np.frombuffer(self.ids, dtype=np.int32)
+        learned = np.frombuffer(self.learned, dtype=np.uint8)
+        if not wanted.all():
+            tokens = np.repeat(wanted, lengths)
+            ids, learned, lengths = ids[tokens], learned[tokens], lengths[wanted]
+        offsets = np.r_[0, np.cumsum(lengths)]
+        large = offsets[-1] > np.iinfo(np.int32).max
+        kind = pyarrow.LargeListArray if large else pyarrow.ListArray
+        places = pyarrow.array(offsets, pyarrow.int64() if large else pyarrow.int32())
+        labels = np.where(learned == 1, ids, np.int32(IGNORED))
+        columns = {
+            name: kind.from_arrays(places, pyarrow.array(values, pyarrow.int32()))
+            for name, values in (("input_ids", ids), ("labels", labels))
+        }
+        return datasets.Dataset(datasets.table.InMemoryTable(pyarrow.table(columns)))
 
     def notices(self, length: int) -> list[str]:
         told = []
@@ -145,10 +215,40 @@ def _own_template(tokenizer: Any, answers_only: bool) -> str:
         ) from error
 
 
-def collect(dataset: Dataset, encoder: Encoder, length: int, cancelled: Callable[[], bool]) -> Rows:
-    """All sound rows of the dataset. Raises Refused where there is none."""
-    rows = Rows()
-    for number, example in dataset.numbered(cancelled):
+def _whole_groups(order: list[int], held: int, first: dict[int, int]) -> list[int]:
+    """`held` rows in their order, or a few less: a group goes whole, or not at all."""
+    groups: dict[int, list[int]] = {}
+    for row, leader in first.items():
+        groups.setdefault(leader, [leader]).append(row)
+    taken: list[int] = []
+    seen: set[int] = set()
+    for row in order:
+        leader = first.get(row, row)
+        group = groups.get(leader, [row])
+        if leader not in seen and len(taken) + len(group) <= held:
+            taken += group
+        seen.add(leader)
+    return taken
+
+
+def collect(
+    dataset: Dataset,
+    encoder: Encoder,
+    length: int,
+    cancelled: Callable[[], bool],
+    compare: bool = False,
+) -> Generator[Progress, None, Rows]:
+    """All sound rows of the dataset, as the generator's result; with `compare` their fingerprints.
+
+    Raises Refused where there is none, and Stopped.
+    """
+    rows = Rows(prints=Fingerprints() if compare else None)
+    share, told = [0.0], time.monotonic()
+
+    def heard(used: float, number: int) -> None:
+        share[0] = used
+
+    for number, example in dataset.numbered(cancelled, heard):
         try:
             ids, labels = encoder.encode(example)
         except (ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
@@ -157,8 +257,12 @@ def collect(dataset: Dataset, encoder: Encoder, length: int, cancelled: Callable
                 "Look at that row, or choose another base.",
                 str(error),
             ) from error
-        rows.add(ids, labels, length)
-    if not rows.input_ids:
+        if rows.add(ids, labels, length) and rows.prints is not None:
+            rows.prints.add(len(rows) - 1, example)
+        if (now := time.monotonic()) - told >= TELL_SECONDS:
+            told = now
+            yield Progress(share[0], 1.0, f"reading the dataset · {number:,} rows")
+    if not len(rows):
         raise Refused(
             f"{dataset.name} has no row that can be learned.",
             "Look at what the dataset's check says, and fill or mend its rows.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -98,28 +97,12 @@ def with_adapter(model: Any, params: SftParams, ref: ModelRef) -> Any:
 
 def trainer(job: Sft, params: SftParams, rows: Rows, watch: Watch) -> Any:
     """A trainer over the rows, the validation's set aside by the seed."""
-    import datasets
-
     from backends.finetune.sft_trainer import make
 
-    datasets.disable_progress_bars()
-    order = list(range(len(rows.input_ids)))
-    random.Random(params.seed).shuffle(order)
-    held = round(len(order) * params.validation)
-    if held >= len(order) or (params.validation and not held):
-        raise Refused(
-            f"{len(order):,} rows are too few to set a share of them aside.",
-            "Choose another validation share, or 0.",
-        )
-    parts = [sorted(order[held:]), sorted(order[:held])]
-    learn, measure = (
-        datasets.Dataset.from_dict({"input_ids": [rows.input_ids[i] for i in part],
-                                    "labels": [rows.labels[i] for i in part]})
-        for part in parts
-    )  # fmt: skip
+    learn, measure = rows.split(params.validation, params.seed)
     return make(
-        model=job.model, args=config(job, params, watch, held), train_dataset=learn,
-        eval_dataset=measure if held else None, processing_class=job.tokenizer, watch=watch,
+        model=job.model, args=config(job, params, watch, len(measure)), train_dataset=learn,
+        eval_dataset=measure if len(measure) else None, processing_class=job.tokenizer, watch=watch,
     )  # fmt: skip
 
 

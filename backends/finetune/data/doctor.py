@@ -111,9 +111,11 @@ class Dataset:
         """What is left to train on."""
         return (example for _, example in self.numbered())
 
-    def numbered(self, cancelled: Cancelled = never) -> Iterator[tuple[int, Example]]:
+    def numbered(
+        self, cancelled: Cancelled = never, progress: Progress | None = None
+    ) -> Iterator[tuple[int, Example]]:
         """The same, each with the number of its row. Raises Stopped."""
-        for row, made in fixes.sound(self.made(None, cancelled), self.checking):
+        for row, made in fixes.sound(self.made(progress, cancelled), self.checking):
             if not isinstance(made, Fault):
                 yield row.number, made
 

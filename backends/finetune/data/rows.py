@@ -60,6 +60,10 @@ class Kind:
     help: str
 
 
+ALIKE = (
+    "Drop them: the first of each stays. Left in, a validation split keeps those that are alike on "
+    "one side, so that none is learned and validated with."
+)
 KINDS: dict[str, Kind] = {
     "damaged": Kind(
         "error", "could not be read", "Correct these places in the source, or leave them out."
@@ -113,10 +117,8 @@ KINDS: dict[str, Kind] = {
     ),
     "long": Kind("remark", "are very long", "They will be cut at the length chosen."),
     "spaces": Kind("remark", "have blanks at the start or end", "Trim them."),
-    "duplicate": Kind("remark", "repeat an earlier row", "Keep the first of each."),
-    "near_duplicate": Kind(
-        "remark", "are nearly the same as an earlier row", "Keep the first of each."
-    ),
+    "duplicate": Kind("remark", "repeat an earlier row", ALIKE),
+    "near_duplicate": Kind("remark", "are nearly the same as an earlier row", ALIKE),
     "leak": Kind(
         "remark",
         "are in the validation set, too",
