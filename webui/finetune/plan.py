@@ -343,7 +343,8 @@ def disk_bytes(source: Source, plan: TrainPlan, keep: int) -> int:
     if source.shape is None:
         return 0
     trained = fit_train.trained_count(source, source.shape, plan)
-    size = 2 if plan.method == "full" and plan.quantisation != "fp32" else 4
+    half = plan.packed or (plan.method == "full" and plan.quantisation != "fp32")
+    size = 2 if half else 4  # bytes of a number, as fit_train.predict has it
     snapshot = trained * size + fit_train.optimizer_bytes(trained, size, plan)
     return (keep + 1) * snapshot + trained * size
 
