@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.card.offload import Weights
@@ -154,18 +154,26 @@ class DatasetDoctor(Backend):
         """Tokens of each, as `lengths.Count` wants it."""
         if self.tokenizer is None:
             return [sum(map(len, e.said())) // CHARACTERS_PER_TOKEN + 1 for e in examples]
-        return [len(ids) for ids in self._ids(examples)]
-
-    def _ids(self, examples: Sequence[Example]) -> list[list[int]]:
         tokenizer = self.tokenizer
-        if examples[0].form == "text" or not tokenizer.chat_template:
+        plain = examples[0].form == "text" or not tokenizer.chat_template
+        if plain:
             texts = ["\n".join(e.said()) for e in examples]
-            return cast(list[list[int]], tokenizer(texts)["input_ids"])
-        texts = [
-            tokenizer.apply_chat_template(e.every(), tools=e.tools or None, tokenize=False)
-            for e in examples
-        ]
-        return cast(list[list[int]], tokenizer(texts, add_special_tokens=False)["input_ids"])
+        else:
+            texts = [
+                tokenizer.apply_chat_template(self._turns(e), tools=e.tools or None, tokenize=False)
+                for e in examples
+            ]
+        if tokenizer.is_fast:  # without offsets, which nobody asks for: a third of the time less
+            encoded = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=plain)
+            return [len(one) for one in encoded]
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=plain)["input_ids"]]
+
+    def _turns(self, example: Example) -> list[dict[str, Any]]:
+        """With the system prompt that the training adds, too."""
+        turns = example.every()
+        if self.system and turns[0]["role"] != "system":
+            return [{"role": "system", "content": self.system}, *turns]
+        return turns
 
 
 def opened(params: DatasetParams) -> Dataset:

@@ -20,6 +20,8 @@ _SPACE = re.compile(r"[\s\ufeff]*")
 _BETWEEN = re.compile(r"[\s,\ufeff\0]*")
 NAMES = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}
 
+DECODER = json.JSONDecoder(parse_constant=lambda name: None)  # `loads` would make one for each row
+
 
 def json_lines(lines: Iterator[Line]) -> Reader:
     """One JSON value a line; blank lines are none."""
@@ -39,7 +41,7 @@ def wrong_bytes(unit: str) -> Fault:
 def row_of(text: str) -> dict[str, Any] | Fault:
     """The row that a JSON text holds, or why it holds none."""
     try:
-        value = json.loads(text, parse_constant=lambda name: None)
+        value = DECODER.decode(text)
     except json.JSONDecodeError as error:
         return Fault("damaged", f"It is not JSON ({error.msg}, character {error.pos + 1:,}).")
     except RecursionError:
