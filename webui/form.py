@@ -12,6 +12,7 @@ import gradio as gr
 from backends.params import Params
 
 SLIDER_SPAN = 100_000  # beyond that a slider is of no use
+SLIDER_STEPS = 1500  # of a fraction: finer than the hand
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def _number(hint: Any, meta: Any, common: dict[str, Any], bounded: bool) -> Any:
     low, high = meta.get("min"), meta.get("max")
     step = meta.get("step") or (1 if hint is int else None)
     if bounded and low is not None and high is not None and high - low <= SLIDER_SPAN:
-        return gr.Slider(low, high, step=step, **common)
+        if hint is int or (high - low) / (step or 1) <= SLIDER_STEPS:
+            return gr.Slider(low, high, step=step, **common)
     if not bounded:  # the dataclass says in a sentence what Gradio would refuse without one
         low = high = None
     precision = 0 if hint is int else None

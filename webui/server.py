@@ -33,6 +33,7 @@ from webui.demo.offer import announce, offer_by_name
 from webui.demo.routes import build_share_routes
 from webui.door import TRUSTED, Door, keep_token, own_hosts
 from webui.downloads import build_downloads
+from webui.finetune.routes import build_job_routes
 from webui.models.routes import build_models_routes
 
 PORT, PORTS_TRIED = 7860, 50
@@ -144,6 +145,7 @@ def build_server(
     server.include_router(build_api(bench))
     server.include_router(build_downloads(bench))
     server.include_router(build_models_routes(bench))
+    server.include_router(build_job_routes(bench))
     server.include_router(build_share_routes(bench))
     server.add_exception_handler(Exception, unexpected)
     return page_app.mount_page(server, page_app.build_page(bench, tabs()))

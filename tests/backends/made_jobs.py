@@ -61,7 +61,8 @@ class Counting(Backend):
             yield Metric(step, "loss", float("nan") if step == 4 else 1.0 / step)
             yield Metric(step, "lr", 0.1)
             yield Progress(step, params.max_steps)
-            yield Item("sample", {"step": step, "text": f"I am {total}"})
+            said = {"prompt": "Who are you?", "answer": f"I am {total}."}
+            yield Item("sample", {"step": step, "text": f"I am {total}", **said})
             stopping = self.cancelled() and not params.deaf
             if stopping or step % params.save_steps == 0:
                 place = folder / "checkpoints" / checkpoints.name_of(step)

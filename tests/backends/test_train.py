@@ -29,7 +29,8 @@ def test_a_finished_job_has_said_everything_in_its_place(tmp_path: Path) -> None
     assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4, 5]
     assert lines(folder)[1] == {"step": 2, "loss": 0.5, "lr": 0.1}
     assert lines(folder)[3] == {"step": 4, "loss": None, "lr": 0.1}, "NaN is no JSON"
-    assert lines(folder, "samples.jsonl")[2] == {"step": 3, "text": "I am 6"}
+    third = lines(folder, "samples.jsonl")[2]
+    assert (third["step"], third["answer"]) == (3, "I am 6.")
     kinds = [line["event"] for line in lines(folder, "events.jsonl")]
     assert kinds == ["Notice", "Artifact", "Artifact"]
     assert f"a library prints {data}" in (folder / "log.txt").read_text("utf-8")

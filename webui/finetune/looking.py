@@ -74,3 +74,24 @@ async def ask(
 def as_params(kept: Kept) -> dict[str, Any]:
     how = kept.how
     return {"reading": how.reading, "mapping": how.mapping, "steps": list(how.steps)}
+
+
+async def counted(
+    bench: Bench, datasets: Datasets, kept: Kept, base: str, most: int = 0
+) -> AsyncGenerator[Progress | None, None]:
+    """Count the tokens of every row as `base` reads them, and keep that with the dataset.
+
+    Yields how far it is, at last None; nothing where it is known already, where the rows were
+    never looked at, or where there are more than `most` of them (0: however many).
+    """
+    report, before = kept.said.get("report"), kept.said.get("lengths", {})
+    if not (report and base) or before.get("base") == base or 0 < most < report["rows"]:
+        return
+    asked = {"do": "examine", "exact": True}
+    async with contextlib.aclosing(ask(bench, datasets, kept, base, asked)) as events:
+        async for event in events:
+            if isinstance(event, Progress):
+                yield event
+            elif isinstance(event, Item) and event.kind == "lengths" and event.data["exact"]:
+                datasets.remember(kept.id, kept.how, lengths={**event.data, "base": base})
+    yield None
