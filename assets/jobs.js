@@ -8,7 +8,7 @@ const WORDS = { new: 'not started', queued: 'waiting', starting: 'starting', loa
   stopping: 'stopping', finished: 'finished', stopped: 'stopped', paused: 'paused', failed: 'failed', diverged: 'diverged', interrupted: 'interrupted' };
 const SHOWN = { loss: 'Loss', learning_rate: 'Learning rate', grad_norm: 'Gradient norm', tokens_per_second: 'Tokens/s', memory: 'Memory' };
 const remember = (key, value) => { try { value === undefined || sessionStorage.setItem('werkbank-' + key, value); return sessionStorage.getItem('werkbank-' + key) || ''; } catch { return ''; } };
-let jobs = [], seen = null, chosen = remember('job'), other = '', runs = {}, timer = 0, asking = false, again = false, stepShown = null, listed = '';
+let jobs = [], seen = null, chosen = remember('job'), other = '', runs = {}, timer = 0, asking = false, again = false, stepShown = null, listed = '', leaving = null;
 
 const size = (bytes) => bytes >= 1e9 ? (bytes / 1e9).toFixed(1) + ' GB' : Math.round(bytes / 1e6) + ' MB';
 const number = (value) => value == null ? '–' : Math.abs(value) >= 1e4 ? Math.round(value).toLocaleString('en') : Math.abs(value) >= 100 ? value.toFixed(0)
@@ -157,7 +157,7 @@ const drawAnswers = () => {
 
 const button = (act, text, more = {}) => {
   const it = make('button', '', text, { type: 'button' });
-  Object.assign(it.dataset, { act, ...more });
+  Object.assign(it.dataset, { act, id: chosen, ...more });  // of the job that it was drawn for
   return it;
 };
 // Buttons that stay the same stay the same nodes: none is taken away under a finger.
@@ -167,18 +167,20 @@ const renew = (place, buttons) => {
   place.dataset.shown = text;
   place.replaceChildren(...buttons);
 };
-const buttonsFor = (job, merging) => {
+const buttonsFor = (job, { merging, about }) => {
+  const whole = about.params?.adapter === 'full';  // a model already: there is nothing to save, take or merge
   const found = [], busy = job.status === 'pausing' || job.status === 'stopping';
   if (job.live && !busy) found.push(button('pause', 'Pause'), button('stop', 'Stop'));
   if (busy) found.push(button('stop', 'Stop'));
   if (job.status === 'queued') {
     if (job.position > 1) found.push(button('move', '↑ Sooner', { to: job.position - 1 }));
-    found.push(button('move', '↓ Later', { to: job.position + 1 }), button('start', 'Start now'), button('pause', 'Out of the queue'));
+    if (jobs.some((j) => j.position > job.position)) found.push(button('move', '↓ Later', { to: job.position + 1 }));
+    found.push(button('start', 'Start now'), button('pause', 'Out of the queue'));
   }
-  if (job.status === 'new') found.push(button('start', 'Start'));
-  if (job.resumable) found.push(button('start', 'Resume'));
-  if (job.status === 'finished') found.push(button('chat', 'Chat with it'), button('compare', 'Beside the base'), button('save', 'Save the adapter'),
-    button('zip', 'Download'), merging ? button('unmerge', 'Cancel merging') : button('merge', 'Merge'));
+  if (job.status === 'new') found.push(button('resume', 'Start'));
+  if (job.resumable) found.push(button('resume', 'Resume'));
+  if (job.status === 'finished') found.push(button('chat', 'Chat with it'), button('compare', 'Beside the base'), ...whole ? [] : [button('save', 'Save the adapter'),
+    button('zip', 'Download'), merging ? button('unmerge', 'Cancel merging') : button('merge', 'Merge')]);
   if (job.status !== 'new') found.push(button('card', 'Run card'));
   if (!job.live) found.push(button('again', 'Run again'), button('delete', 'Delete'));
   found.push(button('rename', 'Rename'));
@@ -193,7 +195,7 @@ const drawChosen = () => {
   const state = $('status');
   state.textContent = job.position ? `${job.position}. in the queue` : WORDS[job.status] ?? job.status;
   state.dataset.state = job.status;
-  renew($('buttons'), buttonsFor(job, run.merging));
+  renew($('buttons'), buttonsFor(job, run));
   $('about').textContent = [`${about.base ?? ''} on ${about.dataset || 'no dataset'}`, size(run.disk) + ' of disk', run.corrected].filter(Boolean).join(' · ');
   const bad = ['failed', 'diverged', 'interrupted'].includes(job.status), note = [job.message, job.hint].filter(Boolean).join(' ');
   $('words').textContent = job.status !== 'running' ? note.charAt(0).toUpperCase() + note.slice(1)
@@ -246,7 +248,9 @@ const ask = async () => {
       const known = chosen;  // both at once: after a reload the curve comes with the list
       const [said] = await Promise.all([get('api/jobs'), known && fetchRun(known)]);
       jobs = said.jobs;
-      const ids = jobs.map((j) => j.id), fresh = seen && jobs.find((j) => !seen.has(j.id));
+      const ids = jobs.map((j) => j.id);
+      if (leaving && !ids.includes(leaving.id)) bring(leaving.id, leaving.name), leaving = null;  // it is gone indeed
+      const fresh = seen && jobs.find((j) => !seen.has(j.id));
       seen = new Set(ids);
       if (fresh) choose(fresh.id);
       if (!ids.includes(chosen)) choose((jobs.find((j) => j.live) ?? jobs[0])?.id ?? '');
@@ -267,13 +271,13 @@ element.addEventListener('click', (event) => {
   if (row) { choose(row.dataset.id); drawList(); drawChosen(); return void ask(); }
   const it = event.target.closest('button[data-act]');
   if (!it) return;
-  const { act, step = '', keep = '', to = '' } = it.dataset, id = chosen, name = runs[id]?.job?.name ?? '';
+  const { act, id, step = '', keep = '', to = '' } = it.dataset, name = runs[id]?.job?.name ?? '';
   if (act === 'card') return void Object.assign(document.createElement('a'), { href: new URL(`api/jobs/${encodeURIComponent(id)}/card`, document.baseURI), download: id + '.md' }).click();
   let text = '';
   if (act === 'rename' && !(text = prompt('Call this training:', name))) return;
   if (act === 'save' && !(text = prompt('Save the adapter as:', name))) return;
   if (act === 'merge' && !(text = prompt('Make a whole model of the base and the adapter, called:', name))) return;
-  if (act === 'delete') bring(id, name);
+  if (act === 'delete') leaving = { id, name };
   it.disabled = true;
   setTimeout(() => { it.disabled = false; }, 1500);
   trigger(act === 'merge' ? 'merge' : 'act', { act, id, step, keep, to, text });

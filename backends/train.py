@@ -116,7 +116,7 @@ class Job:
         with contextlib.closing(events):  # type: ignore[type-var]
             for event in events:
                 if isinstance(event, Failed):
-                    return self._failed(event)
+                    return "failed", Failed(event.message, event.hint, event.detail)
                 if isinstance(event, Done):
                     done = event
                     break
@@ -148,9 +148,7 @@ class Job:
             traceback.print_exception(error)
         if is_disk_full(error):
             return "paused", Failed(*DISK_FULL, explain(error).detail)
-        return self._failed(explain(error))
-
-    def _failed(self, failed: Failed) -> tuple[str, Failed]:
+        failed = explain(error)
         hint = NO_MEMORY if failed.out_of_memory else failed.hint
         return "failed", Failed(failed.message, hint, failed.detail)
 

@@ -62,6 +62,7 @@ class JobLedger:
         self.runs: dict[str, Run] = {}
         self.waits: dict[str, Refused] = {}  # by id, of the queue: why it has not started
         self._starting: set[str] = set()
+        self.beginning = asyncio.Lock()  # two that are begun at once: the second one waits its turn
 
     async def start(self, id: str) -> JobState:
         """Start a job, or go on with it, once there is room: idle models go for it. Nothing
@@ -106,6 +107,8 @@ class JobLedger:
                 LOG.warning("the jobs could not be looked after: %s", error.strerror)
             except Refused as refused:  # what is free cannot be read just now
                 LOG.warning("the jobs could not be looked after: %s", refused)
+            except Exception:  # the queue and what is to stop must not stand still for it
+                LOG.exception("the jobs could not be looked after")
             await asyncio.sleep(TICK)
 
     async def look(self) -> None:

@@ -75,6 +75,7 @@ class Sft(Backend):
         encoder = sft_rows.Encoder(self.tokenizer, self.template, self.system, params.answers_only)
         yield Progress(0, 0, "reading the dataset")
         dataset = sft_rows.opened(params.dataset, params.data)
+        sha256 = dataset.sha256()  # now: its file may be gone when the training ends
         try:
             rows = yield from sft_rows.collect(
                 dataset, encoder, params.max_length, self.cancelled, params.validation > 0
@@ -98,7 +99,7 @@ class Sft(Backend):
         finally:
             teller.closed.set()
             thread.join()
-        yield from self._end(params, watch, teller, dataset.sha256())
+        yield from self._end(params, watch, teller, sha256)
 
     def _train(
         self, params: SftParams, rows: sft_rows.Rows, watch: Watch, found: Path | None
@@ -109,6 +110,8 @@ class Sft(Backend):
         self.model = sft_setup.with_adapter(self.model, params, self.ref)
         while True:
             trainer = sft_setup.trainer(self, params, rows, watch)
+            if found and trainer.take_done(found):
+                return trainer
             try:
                 trainer.train(resume_from_checkpoint=str(found) if found else None)
                 return trainer

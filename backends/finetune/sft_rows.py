@@ -153,11 +153,16 @@ class Encoder:
                 "This model has no chat template, so conversations cannot be shown to it.",
                 "Choose an instruct model, or a dataset of plain text.",
             )
+        from jinja2 import TemplateError
+
         turns = self.turns(example.messages)
-        found = self.tokenizer.apply_chat_template(
-            turns, tools=example.tools or None, chat_template=self.template, tokenize=True,
-            return_dict=True, return_assistant_tokens_mask=self.answers_only,
-        )  # fmt: skip
+        try:
+            found = self.tokenizer.apply_chat_template(
+                turns, tools=example.tools or None, chat_template=self.template, tokenize=True,
+                return_dict=True, return_assistant_tokens_mask=self.answers_only,
+            )  # fmt: skip
+        except TemplateError as error:  # of a template that takes no system turn, for one
+            raise ValueError(str(error)) from error
         ids = list(found["input_ids"])
         if not self.answers_only:
             return ids, list(ids)

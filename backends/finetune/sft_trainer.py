@@ -119,6 +119,21 @@ class Sealing:
             raise OutOfMemory(self.state.global_step, str(error)) from None
         return loss
 
+    def take_done(self, found: Path) -> bool:
+        """Whether `found` is the checkpoint of the last step: its weights are taken then. `train`
+        would go one step further, since it looks at the end only after a step."""
+        import transformers
+
+        trainer: Any = self
+        state = transformers.TrainerState.load_from_json(str(found / "trainer_state.json"))
+        if not 0 < state.max_steps <= state.global_step:
+            return False
+        trainer._load_from_checkpoint(str(found))
+        trainer.state = state
+        losses = [line["loss"] for line in state.log_history if "loss" in line]
+        self.watch.last_loss = losses[-1] if losses else math.nan
+        return True
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         if not self.watch.bad:
             self.save_sealed()

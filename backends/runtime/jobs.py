@@ -44,6 +44,7 @@ TRASH, QUEUE = ".trash", "queue.json"
 DAY = 86_400.0  # seconds that a deleted job can come back
 TICK = 1.0  # seconds between two looks at the queue and at what is to stop
 ASKED, TERMINATED = 60.0, 15.0  # seconds: from the wish to SIGTERM, from there to the kill
+STEPS_WAITED = 3  # steps of this job, where those take longer than that
 
 
 class Jobs:
@@ -298,9 +299,12 @@ class Jobs:
         since = time.monotonic() - first
         said = read_json(folder / "state.json")
         pid, created = int(said.get("pid", 0)), float(said.get("create_time", 0))
-        if since < ASKED or not is_alive(pid, created):
+        # A step that takes longer than that is no reason to lose it.
+        left, steps = said.get("eta_seconds"), said.get("total", 0) - said.get("step", 0)
+        asked = max(ASKED, STEPS_WAITED * left / steps) if left and steps > 0 else ASKED
+        if since < asked or not is_alive(pid, created):
             return
-        if since >= ASKED + TERMINATED:
+        if since >= asked + TERMINATED:
             kill_tree(pid)
         elif pid not in self._terminated:
             self._terminated.add(pid)

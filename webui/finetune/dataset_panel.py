@@ -11,7 +11,7 @@ import gradio as gr
 
 from backends.base import Refused
 from webui.bench import Bench
-from webui.finetune import view
+from webui.finetune import in_use, view
 from webui.finetune.columns_panel import ColumnsPanel
 from webui.finetune.datasets import EXAMPLE, Datasets, Kept
 from webui.finetune.looking import Look, look
@@ -247,6 +247,7 @@ class DatasetPanel:
 
     def delete(self, id: str | None) -> list[Any]:
         try:
+            in_use.check_dataset(self.bench, self.datasets.folder.resolve() / (id or " "))
             kept = self.datasets.delete(id or "")
         except Refused as refused:
             return [gr.skip(), problem(str(refused)), gr.skip(), gr.skip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from backends.base import ModelRef, Refused
 from backends.models.catalogue import base_of
@@ -14,6 +15,18 @@ def bases(bench: Bench) -> list[ModelRef]:
     """Of the trainings that run or wait. Reads each job's state: about 0.1 ms a job."""
     wanted = [s.id for s in bench.jobs.listed() if s.live or s.status == "queued"]
     return list(_parsed(str(bench.jobs.spec(id).get("base") or "") for id in wanted))
+
+
+def check_dataset(bench: Bench, place: Path) -> None:
+    """Raises Refused where a training that may go on reads a dataset in the folder `place`."""
+    for state in bench.jobs.listed():
+        if not (state.live or state.resumable or state.status == "queued"):
+            continue
+        if Path(str(bench.jobs.spec(state.id).get("dataset") or "")).is_relative_to(place):
+            raise Refused(
+                f"The training {state.name} reads this dataset, and could not go on without it.",
+                "Delete that training first, or wait for its end.",
+            )
 
 
 def attached(bench: Bench) -> list[ModelRef]:

@@ -75,9 +75,9 @@ class JobPanel:
 
     async def act(self, event: gr.EventData) -> list[Any]:
         """One button. What the browser sends is looked through: nothing of it is a path."""
-        sent: dict[str, Any] = event._data or {}
+        sent: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         act, id = str(sent.get("act", "")), str(sent.get("id", ""))
-        step = int(sent["step"]) if str(sent.get("step", "")).isdigit() else None
+        step = _number(sent.get("step"))
         try:
             if act in ("chat", "snapshot-chat"):
                 await asyncio.to_thread(after.open_in_chat, self.bench, id, step)
@@ -87,6 +87,8 @@ class JobPanel:
                 return ["", going()]
             if act == "start":
                 await self.bench.job_ledger.start(id)
+            elif act == "resume":
+                return [await begin(self.bench, id), gr.skip()]
             elif act == "again":
                 return [
                     await begin(self.bench, await asyncio.to_thread(self._again, id)),
@@ -99,6 +101,8 @@ class JobPanel:
             return ["", gr.skip()]
         except Refused as refused:
             return [problem(str(refused), refused.detail), gr.skip()]
+        except ValueError as error:  # a spec of another version
+            return [problem(str(error)), gr.skip()]
         except OSError as error:
             said = f"The disk refused it ({error.strerror}). Free some space, then try again."
             return [problem(said), gr.skip()]
@@ -111,7 +115,7 @@ class JobPanel:
         elif act == "stop":
             jobs.stop(id)
         elif act == "move":
-            jobs.move(id, max(1, int(str(sent.get("to") or 1)[:6])))
+            jobs.move(id, _number(sent.get("to")) or 1)
         elif act == "rename":
             jobs.rename(id, text)
         elif act == "keep" and step is not None:
@@ -135,19 +139,26 @@ class JobPanel:
 
     async def merge(self, event: gr.EventData) -> AsyncGenerator[Any, None]:
         """A whole model of the base and what it learned. It goes on when nobody watches."""
-        sent: dict[str, Any] = event._data or {}
+        sent: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         id, text = str(sent.get("id", "")), str(sent.get("text", ""))[:200]
         yield gr.skip()
         async for told in after.merge(self.bench, id, text):
             yield told
 
 
+def _number(text: Any) -> int | None:
+    digits = str(text or "")
+    return int(digits) if digits.isdecimal() and len(digits) < 10 else None
+
+
 async def begin(bench: Bench, id: str) -> str:
-    """Start a job, or queue it behind the one that runs. Returns what to say. Raises Refused
+    """Start a job, or queue it behind those that run or wait. Returns what to say. Raises Refused
     where it does not fit; it can be started later then."""
-    running = await asyncio.to_thread(lambda: [s for s in bench.jobs.listed() if s.live])
-    if running:
-        await asyncio.to_thread(bench.jobs.enqueue, id)
-        return line(f"It waits for the end of {running[0].name}.", "note")
-    await bench.job_ledger.start(id)
+    async with bench.job_ledger.beginning:
+        running = await asyncio.to_thread(lambda: [s for s in bench.jobs.listed() if s.live])
+        if running or bench.jobs.queue():
+            await asyncio.to_thread(bench.jobs.enqueue, id)
+            before = running[0].name if running else "those before it"
+            return line(f"It waits for the end of {before}.", "note")
+        await bench.job_ledger.start(id)
     return ""

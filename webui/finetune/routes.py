@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def build_job_routes(bench: Bench) -> APIRouter:
     async def one(id: str, metrics: int = 0, samples: int = 0) -> Response:
         """Of one job what is newer than these bytes of its two files."""
         try:
-            said = await asyncio.to_thread(told, jobs, id, max(0, metrics), max(0, samples))
+            since = [min(max(0, byte), sys.maxsize) for byte in (metrics, samples)]
+            said = await asyncio.to_thread(told, jobs, id, *since)
         except Refused as refused:
             return JSONResponse({"error": str(refused)}, 404)
         if why := bench.job_ledger.waiting_because(id):

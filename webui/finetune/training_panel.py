@@ -41,6 +41,7 @@ class TrainingPanel:
 
     def __init__(self, bench: Bench, dataset: DatasetPanel) -> None:
         self.bench, self.dataset = bench, dataset
+        self.starting: set[asyncio.Task[str]] = set()
 
     def place(self) -> None:
         with gr.Group(elem_classes="panel"):
@@ -56,6 +57,7 @@ class TrainingPanel:
                 placeholder="As the dataset is called",
             )  # fmt: skip
             self.forecast = gr.HTML(elem_id="finetune-forecast")
+            self.counting = gr.HTML(elem_id="finetune-counting")
             self.start = gr.Button("Train", variant="primary", elem_id="finetune-train")
             self.said = gr.HTML(elem_id="finetune-train-said")
             with gr.Accordion("Settings", open=False, elem_id="finetune-settings"):
@@ -89,9 +91,9 @@ class TrainingPanel:
             )
         more: dict[str, Any] = {"trigger_mode": "multiple", **QUIET}
         for looked in [*self.dataset.looked, self.base.input(self.reckon, asked, shown, **newest)]:
-            looked.then(self.count, [chosen, self.base], self.said, **more).then(
-                self.reckon, asked, shown, **NOW
-            )
+            looked.then(self.reckon, asked, shown, **NOW).then(
+                self.count, [chosen, self.base], self.counting, **more
+            ).then(self.reckon, asked, shown, **NOW)
         for name, component in zip(self._names, self._components, strict=True):
             component.input(
                 lambda value, given, name=name: self.set(name, value, given),
@@ -131,7 +133,7 @@ class TrainingPanel:
             async for found in counted(self.bench, self.dataset.datasets, kept, ref or ""):
                 yield progress_bar(found, "Counting tokens") if found else ""
         except Refused:  # there is no dataset, or it went away: the forecast says so
-            yield gr.skip()
+            yield ""
 
     async def reckon(self, id: str | None, ref: str | None, given: dict[str, Any]) -> list[Any]:
         return await asyncio.to_thread(self._reckon, id, ref, given)
@@ -166,10 +168,12 @@ class TrainingPanel:
         return self.dataset.datasets.get(id)
 
     def _base(self, ref: str | None) -> Listed:
-        for base in plans.bases(self.bench):
+        bases = plans.bases(self.bench)
+        for base in bases:
             if str(base.ref) == ref:
                 return base
-        raise Refused(NO_BASE, "")
+        raise Refused(*(("This model is not here any more.", "Choose another one.") if bases
+                        else (NO_BASE, "")))  # fmt: skip
 
     # Training
 
@@ -178,20 +182,32 @@ class TrainingPanel:
     ) -> AsyncGenerator[list[Any], None]:
         """Make the job and start it, or queue it. The button rests a moment: two clicks are one."""
         yield [gr.Button(interactive=False), line("Starting.", "note")]
-        try:
-            async for found in counted(
-                self.bench, self.dataset.datasets, self._kept(id), ref or "", FEW
-            ):
-                yield [gr.skip(), progress_bar(found, "Counting tokens") if found else gr.skip()]
-            job = await asyncio.to_thread(self._create, id, ref, given, prompts, name)
-            said = await begin(self.bench, job)
-        except Refused as refused:
-            said = problem(str(refused), refused.detail)
-        except (ValueError, OSError) as error:
-            said = problem(str(error))
+        # A task of its own: whoever presses and leaves the page has pressed all the same.
+        starting = asyncio.create_task(self._start(id, ref, given, prompts, name))
+        self.starting.add(starting)
+        starting.add_done_callback(self.starting.discard)
+        said = await asyncio.shield(starting)
         yield [gr.skip(), said]
         await asyncio.sleep(SAID_AGAIN)
         yield [gr.Button(interactive=True), gr.skip()]
+
+    async def _start(
+        self, id: str | None, ref: str | None, given: dict[str, Any], prompts: str, name: str
+    ) -> str:
+        """Count what is not counted, make the job, begin it. Returns what to say."""
+        job = ""
+        try:
+            datasets = self.dataset.datasets
+            async for _ in counted(self.bench, datasets, self._kept(id), ref or "", FEW):
+                pass
+            job = await asyncio.to_thread(self._create, id, ref, given, prompts, name)
+            return await begin(self.bench, job)
+        except Refused as refused:
+            if job:  # it does not fit: it has never run, and the next press makes another
+                await asyncio.to_thread(self.bench.jobs.delete, job)
+            return problem(str(refused), refused.detail)
+        except (ValueError, OSError) as error:
+            return problem(str(error))
 
     def _create(
         self, id: str | None, ref: str | None, given: dict[str, Any], prompts: str, name: str

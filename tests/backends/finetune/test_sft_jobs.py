@@ -72,6 +72,38 @@ def is_whole(whole: Runs, folder: Path) -> bool:
     return digest(str(made)) == whole.adapter("whole")
 
 
+def test_one_that_was_killed_after_its_last_step_only_saves_what_it_learned(whole: Runs) -> None:
+    folder = job(whole, "late")
+    shutil.copytree(whole.folder / "whole" / "checkpoints", folder / "checkpoints")
+    ended = train(folder)
+    assert (ended["status"], ended["usage"]["steps"]) == ("finished", 5), ended
+    assert is_whole(whole, folder)
+    assert not (folder / "metrics.jsonl").exists()  # no step was made again, nor one too many
+
+
+def test_a_dataset_that_goes_away_meanwhile_does_not_cost_the_result(
+    whole: Runs, tmp_path: Path
+) -> None:
+    folder = job(whole, "gone")
+    spec = read_json(folder / "spec.json")
+    rows = shutil.copy(spec["dataset"], tmp_path / "rows.json")
+    (folder / "spec.json").write_text(json.dumps(spec | {"dataset": str(rows)}))
+    remove = f"""
+import sys
+if "backends.train" in " ".join(sys.orig_argv):
+    import os, trl
+    begin = trl.SFTTrainer.train
+    def train(self, *args, **more):
+        os.unlink({str(rows)!r})
+        return begin(self, *args, **more)
+    trl.SFTTrainer.train = train
+"""
+    (tmp_path / "sitecustomize.py").write_text(remove)
+    ended = train(folder, tmp_path)
+    assert ended["status"] == "finished", ended
+    assert is_whole(whole, folder) and not rows.exists()
+
+
 def test_what_is_damaged_in_the_newest_checkpoints_is_passed_over(whole: Runs) -> None:
     folder = job(whole, "damaged")
     shutil.copytree(whole.folder / "whole" / "checkpoints", folder / "checkpoints")
