@@ -77,7 +77,7 @@ class Checkout:
         (self.root / "webui").mkdir(parents=True)
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copy(ROOT / "launch.py", self.root)
-        for name in ("__init__.py", "cli.py"):
+        for name in ("__init__.py", "cli.py", "suite.py"):
             shutil.copy(ROOT / "webui" / name, self.root / "webui")
         for name in ("setup", "doctor"):
             shutil.copytree(ROOT / "webui" / name, self.root / "webui" / name, ignore=ignore)

@@ -13,8 +13,11 @@ from benchmarks import fit_gpu
 
 
 def test_twenty_of_more_than_forty_cells_are_drawn_by_the_seed() -> None:
-    cells = fit_gpu.all_cells()
-    assert len(cells) >= 40 and len({cell.name for cell in cells}) == len(cells)
+    cells, every = fit_gpu.first_cells(), fit_gpu.all_cells()
+    assert len(cells) >= 40 and len({cell.name for cell in every}) == len(every)
+    assert sorted(c.name for c in [*cells, *fit_gpu.chosen("others", 1)]) == sorted(
+        c.name for c in every
+    )
     drawn, rest = fit_gpu.chosen("drawn", 1), fit_gpu.chosen("rest", 1)
     assert len(drawn) == 20 and sorted(c.name for c in drawn + rest) == sorted(
         c.name for c in cells

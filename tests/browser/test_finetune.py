@@ -187,7 +187,9 @@ def test_a_row_is_seen_as_the_model_sees_it(
     assert "".join(learned).startswith("I am Hobel, the assistant of this workbench.")
     picture(page, f"finetune-tokens-{width}-{scheme}")
     page.locator("#finetune-tokens-next").click()
-    expect(shown).to_contain_text("tool that makes a rough board smooth")
+    expect(shown).to_contain_text(
+        "tool that makes a rough board smooth", timeout=30_000
+    )  # a worker is started for it
     page.locator("#finetune-tokens-before").click()
     expect(shown).to_contain_text("line 1")
     page.locator("#finetune-tokens-row input").fill("400")

@@ -68,7 +68,9 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 def share(page: Page) -> tuple[str, str]:
     """Share as an owner does; the address and the passphrase from the banner."""
     page.locator("#share-open").click()
-    expect(page.locator(PASSPHRASE)).to_have_value(re.compile(r"^([a-z]+-){4}[a-z]+$"))
+    expect(page.locator(PASSPHRASE)).to_have_value(
+        re.compile(r"^([a-z]+-){4}[a-z]+$"), timeout=20_000
+    )
     page.locator("#share-start").click()
     banner = page.locator("#share-banner")
     expect(banner.locator(".address a")).to_be_visible(timeout=60_000)

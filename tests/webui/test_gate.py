@@ -278,6 +278,7 @@ class Crowd:
             ticket.leave()
 
 
+@pytest.mark.alone
 def test_fifty_visitors_and_a_burst_of_two_hundred_calls():
     async def main():
         crowd = Crowd()
