@@ -29,18 +29,10 @@ class Forecast:
 
     def __init__(self, measured: Measured) -> None:
         self.measured = measured
-        self._kept: tuple[tuple[int, int], list[dict[str, Any]]] = ((0, 0), [])
 
     def loads(self) -> list[dict[str, Any]]:
-        """All loads that were measured, oldest first; the file is read when it has changed."""
-        try:
-            found = self.measured.path.stat()
-        except OSError:
-            return []
-        stamp = (found.st_mtime_ns, found.st_size)
-        if self._kept[0] != stamp:
-            self._kept = (stamp, list(self.measured.records(kind="load")))
-        return self._kept[1]
+        """All loads that were measured, oldest first."""
+        return self.measured.of_kind("load")
 
     def plain(
         self, backend: str, model: str, options: dict[str, Any], device: str

@@ -22,6 +22,7 @@ class Measured:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._kept: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {}
 
     def append(self, **values: Any) -> bool:
         """Write one record, `time` (Unix seconds) added. False, and a line in the log, where the
@@ -51,6 +52,17 @@ class Measured:
                 continue
             if isinstance(record, dict) and all(record.get(k) == v for k, v in wanted.items()):
                 yield record
+
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """All records of a kind, oldest first; the file is read when it has changed."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return []
+        stamp = (found.st_mtime_ns, found.st_size)
+        if kind not in self._kept or self._kept[kind][0] != stamp:
+            self._kept[kind] = (stamp, list(self.records(kind=kind)))
+        return self._kept[kind][1]
 
     def latest(self, **wanted: Any) -> dict[str, Any] | None:
         """The newest such record."""

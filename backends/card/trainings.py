@@ -25,22 +25,14 @@ LAST = 10  # runs that a speed is told from
 
 
 class Trainings:
-    """Reads the file again when it has changed."""
+    """What the file of measurements says of trainings on this machine."""
 
     def __init__(self, measured: Measured) -> None:
         self.measured = measured
-        self._kept: tuple[tuple[int, int], list[dict[str, Any]]] = ((0, 0), [])
 
     def records(self, device: str) -> list[dict[str, Any]]:
         """Those of this device, oldest first."""
-        try:
-            found = self.measured.path.stat()
-        except OSError:
-            return []
-        stamp = (found.st_mtime_ns, found.st_size)
-        if self._kept[0] != stamp:
-            self._kept = (stamp, list(self.measured.records(kind=KIND)))
-        return [record for record in self._kept[1] if record.get("device") == device]
+        return [r for r in self.measured.of_kind(KIND) if r.get("device") == device]
 
     def rate(self, model: str, device: str) -> tuple[float, bool]:
         """Operations/s that trainings of this base reached here, else those of all bases; 0 where
