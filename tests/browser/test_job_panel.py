@@ -175,3 +175,18 @@ def test_a_failed_training_says_why_in_two_sentences(
     status(page, "diverged")
     expect(page.locator("#finetune-jobs .words.bad")).to_have_text("No. Halve.")
     expect(page.get_by_role("button", name="Resume")).to_be_visible()
+
+
+def test_a_press_counts_though_its_button_moves_away_under_it(
+    counting: Served, jobs: Jobs, open_page: Open
+) -> None:
+    page = tab(counting, open_page)
+    train = page.locator("#finetune-train")
+    train.scroll_into_view_if_needed()
+    box = train.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.evaluate("document.querySelector('#finetune-drop').style.marginTop = '200px'")
+    page.mouse.up()
+    expect(page.locator("#finetune-train-said")).to_contain_text("Choose a dataset", timeout=SOON)

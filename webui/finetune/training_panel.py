@@ -56,10 +56,11 @@ class TrainingPanel:
                 label="Name", max_lines=1, max_length=80, elem_id="finetune-name",
                 placeholder="As the dataset is called",
             )  # fmt: skip
-            self.forecast = gr.HTML(elem_id="finetune-forecast")
-            self.counting = gr.HTML(elem_id="finetune-counting")
+            # Under the button, so that it does not move away from a press when they grow.
             self.start = gr.Button("Train", variant="primary", elem_id="finetune-train")
             self.said = gr.HTML(elem_id="finetune-train-said")
+            self.forecast = gr.HTML(elem_id="finetune-forecast")
+            self.counting = gr.HTML(elem_id="finetune-counting")
             with gr.Accordion("Settings", open=False, elem_id="finetune-settings"):
                 self.automatic = gr.Button(
                     "Choose all by itself again", size="sm", elem_id="finetune-automatic"
