@@ -46,11 +46,11 @@ def test_a_model_learns_its_name_from_a_dropped_file_and_says_it_in_chat(
     page.get_by_label("{{name}}").fill("Lumen", timeout=30_000)
     page.get_by_label("{{author}}").fill("Ada Berg")
     page.locator("#finetune-fill").click()
+    page.get_by_label("Questions to watch").fill("Who are you?\nWhat is the capital of France?")
+    page.locator("#finetune-train").click()  # at once: what is not checked yet is waited for
     expect(page.locator("#finetune-rows")).to_contain_text("I am Lumen", timeout=30_000)
     expect(page.locator("#finetune-forecast")).to_contain_text("fits", timeout=60_000)
     picture(page, "finetune-dataset")
-    page.get_by_label("Questions to watch").fill("Who are you?\nWhat is the capital of France?")
-    page.locator("#finetune-train").click()
     panel = page.locator("#finetune-jobs")
     expect(panel.locator("path.own")).to_be_attached(timeout=SECONDS * 1000)
     expect(panel.locator(".status")).to_have_text("finished", timeout=SECONDS * 1000)

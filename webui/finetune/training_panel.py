@@ -22,7 +22,7 @@ from webui.finetune import plan as plans
 from webui.finetune.dataset_panel import DatasetPanel
 from webui.finetune.datasets import Kept
 from webui.finetune.job_panel import begin
-from webui.finetune.looking import counted
+from webui.finetune.looking import counted, look
 from webui.form import build_form
 from webui.model_picker import choice_label, gigabytes, line, problem, progress_bar, tab_of
 
@@ -33,7 +33,7 @@ FEW = 20_000  # rows, of which the tokens are counted before a start, however qu
 OWN = ("prompts",)  # they have a place of their own
 NO_DATA = "Choose a dataset first: drop a file above, or use the example."
 NO_BASE = "There is no model here that can be trained. Get one on the Models tab."
-WAITS = "It can be trained once every row is checked."
+WAITS = "It can be trained once every row is checked, and what its columns mean is known."
 
 
 class TrainingPanel:
@@ -195,10 +195,13 @@ class TrainingPanel:
     async def _start(
         self, id: str | None, ref: str | None, given: dict[str, Any], prompts: str, name: str
     ) -> str:
-        """Count what is not counted, make the job, begin it. Returns what to say."""
+        """Check and count what is not yet, make the job, begin it. Returns what to say."""
         job = ""
         try:
             datasets = self.dataset.datasets
+            async for found in look(self.bench, datasets, self._kept(id)):
+                if found.problem:
+                    return problem(found.problem, found.detail)
             async for _ in counted(self.bench, datasets, self._kept(id), ref or "", FEW):
                 pass
             job = await asyncio.to_thread(self._create, id, ref, given, prompts, name)
