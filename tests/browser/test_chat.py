@@ -47,6 +47,8 @@ def settings_asked(request: Request) -> bool:
 
 def set_number(page: Page, name: str, value: float) -> None:
     box = page.locator(f"#{name} input[type=number]")
+    box.wait_for()
+    page.wait_for_timeout(200)  # Gradio sets a box once more, some 50 ms after it has drawn it
     box.fill(str(value))
     box.blur()
 

@@ -62,10 +62,11 @@ def quick(hub: FakeHub) -> Iterator[None]:
 
 def open_tab(page: Page, name: str) -> None:
     """On a narrow screen some tabs are in the menu behind three dots."""
-    tab = page.get_by_role("tab", name=name)
+    tab, menu = page.get_by_role("tab", name=name), page.locator(".overflow-menu > button")
+    expect(tab.or_(menu).locator("visible=true").first).to_be_visible(timeout=30_000)
     page.wait_for_timeout(300)  # until the tabs know how much room they have
     if not tab.is_visible():
-        page.locator(".overflow-menu > button").click()
+        menu.click()
         tab = page.locator(".overflow-dropdown button", has_text=name)
     tab.click()
 
