@@ -24,7 +24,7 @@ from webui.chat.view import chatbot_value, deleted_line, meter, status_of
 from webui.conversation_panel import Panel, build_conversation_panel, selected
 from webui.demo.panel import build_share
 from webui.form import build_form
-from webui.hand_over import handed_of
+from webui.hand_over import TURN, handed_of
 from webui.model_picker import Picker, build_model_picker, line, problem
 from webui.opening import first_of_all
 from webui.preset_picker import build_preset_picker
@@ -39,6 +39,7 @@ LATEX = [
     {"left": "\\(", "right": "\\)", "display": False},
 ]
 DECIDED = "This was decided already, in another tab perhaps. Good and Bad change a vote."
+GONE = "{} is not on this machine any more. Choose another model."
 SAME_AGAIN = "At temperature 0 the answer stays the same. Raise it to get another one."
 REMEMBERED = "() => [localStorage.getItem('werkbank.conversation') || '']"
 REMEMBER = "(id) => { localStorage.setItem('werkbank.conversation', id); return id; }"
@@ -51,8 +52,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 @dataclass(frozen=True)
 class Parts:
     """The components that handlers fill. `tip`: the last message shown, which the next goes behind;
-    which the next goes behind;
-        `editing`: the message whose new text is in the box; `draft`: what stood there before."""
+    `editing`: the message whose new text is in the box; `draft`: what stood there before."""
 
     current: Any
     tip: Any
@@ -201,7 +201,7 @@ class Chat:
             self.take_over, [self.picker.handed, *edit],
             [*self.form.components, self.form.fold, *compare.handed(), *everything],
             queue=False, **QUIET,
-        )  # fmt: skip
+        ).then(None, None, None, js=TURN, queue=False, **QUIET)  # fmt: skip
         parts.stop.click(self.stop, parts.current, None, queue=False, **QUIET)
         parts.cancel.click(self.leave_edit, parts.draft, parts.editor(), queue=False, **QUIET)
         new.click(self.start_new, edit, everything, queue=False, **QUIET)
@@ -439,8 +439,12 @@ class Chat:
             handed = handed_of(text)
         except (Refused, ValueError) as error:
             return {self.parts.status: problem(str(error))}
+        if not handed.id:
+            return {self.parts.log: gr.skip()}
         listed = self._listed(handed.id)
-        settings = listed.settings if listed else {}
+        if listed is None:
+            return {self.parts.status: problem(GONE.format(handed.id))}
+        settings = listed.settings
         filled = self.form.fill({**settings, "adapters": list(handed.adapters)}, handed.id)
         update = dict(zip(self.form.components, filled, strict=True))
         update[self.form.fold] = gr.Accordion(open=True) if handed.adapters else gr.skip()

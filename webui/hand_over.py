@@ -1,7 +1,8 @@
 """What one tab hands to another: a model to chat with, how, and against what.
 
-The page's list of models takes it when its tab is opened. Chat gets it as the text of a hidden box,
-so that it comes as an event of that page: the text is checked like anything from a browser.
+Chat's list of models takes it, and Chat gets it as the text of a hidden box, so that it comes as an
+event of that page: the text is checked like anything from a browser. Only when all is in its place
+does the page turn to Chat, so that no question can be quicker.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from backends.chat.params import AdapterUse
 from backends.params import read
 
 Uses = tuple[dict[str, Any], ...]  # of AdapterUse, as JSON
-GO = """(v) => { if (v) document.querySelector('#tab-chat-button')?.click(); return v; }"""
+TAKE = """(v) => { if (v) document.querySelector('#chat-take')?.click(); return v; }"""
+TURN = "() => { document.querySelector('#tab-chat-button')?.click(); }"
 
 
 @dataclass(frozen=True)
 class Handed:
-    """id         the model, as `bench.find` knows it
+    """id         the model, as `bench.find` knows it; "" where nothing is to change
     fresh      in a new conversation
     adapters   that answer with it
     beside     what answers on the right: "" nothing, else a model's id
@@ -63,10 +65,11 @@ def attached(*refs: str) -> Uses:
 
 
 def build_go(elem_id: str) -> Any:
-    """A hidden box: whatever `going()` is put into it turns the page to the Chat tab."""
+    """A hidden box: whatever `going()` is put into it has Chat take what was handed to it, and
+    then turns the page there."""
     go = gr.Textbox(visible=False, elem_id=elem_id)
     go.change(
-        None, go, go, js=GO, queue=False, show_progress="hidden", api_visibility="private"
+        None, go, go, js=TAKE, queue=False, show_progress="hidden", api_visibility="private"
     )  # fmt: skip
     return go
 

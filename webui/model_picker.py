@@ -17,6 +17,7 @@ from backends.runtime.resident import held_bytes
 from webui.bench import Bench, Loading, sentences
 from webui.fit_panel import build_fit_buttons, chosen_change, fits_html
 from webui.form import Form, build_form
+from webui.hand_over import Handed
 from webui.opening import when_open
 
 NONE_YET = (
@@ -121,6 +122,7 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
         status = gr.HTML(model_status(bench, first, {}), elem_id=f"{task}-model-status")
         ways = build_fit_buttons(task)
         handed = gr.Textbox(visible=False)
+        take = gr.Button("Take", visible="hidden", elem_id=f"{task}-take")
         with gr.Row(elem_classes="buttons"):
             load = gr.Button("Load", variant="primary", size="sm", elem_id=f"{task}-load")
             cancel = gr.Button("Cancel", size="sm", visible=False, elem_id=f"{task}-load-cancel")
@@ -134,7 +136,7 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
                             backend.card.load_options, prefix=f"{task}-{name}", fold=False
                         )
     picker = Picker(bench, task, model, status, load, cancel, unload, forms, groups, handed)
-    _wire(picker)
+    _wire(picker, take)
     ways.select(
         picker.change, picker.inputs, picker.inputs[1:], queue=False, show_progress="hidden",
         api_visibility="private",
@@ -142,7 +144,12 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
     return picker
 
 
-def _wire(picker: Picker) -> None:
+def _sent(handed: Handed, name: str | None) -> str:
+    """For the hidden box. A model that is chosen already is not begun with anew by itself."""
+    return (handed if handed.fresh or handed.id != name else Handed("")).as_text()
+
+
+def _wire(picker: Picker, take: Any) -> None:
     bench, task = picker.bench, picker.task
     outputs = [picker.status, picker.load, picker.cancel]
     groups = list(picker.groups.values())
@@ -156,8 +163,7 @@ def _wire(picker: Picker) -> None:
         first = first_choice(bench, listed)
         chosen = wanted if wanted in known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
-        new = handed is not None and chosen == handed.id and (handed.fresh or chosen != name)
-        sent = handed.as_text() if handed and new else gr.skip()
+        sent = _sent(handed, name) if handed else gr.skip()
         line, *columns = picker.show(chosen, *values)
         if chosen != name:
             return [gr.Dropdown(choices=choices, value=chosen), sent, line, *columns]
@@ -197,6 +203,7 @@ def _wire(picker: Picker) -> None:
     shown = [picker.model, picker.handed, picker.status, *groups]
     seen = [picker.status, *picker.inputs]
     when_open(refresh, seen, shown, queue=False, **quiet)
+    take.click(refresh, seen, shown, queue=False, **quiet)
     if tab := tab_of(gr.context.Context.block):  # a model may have come meanwhile, or been chosen
         tab.select(refresh, seen, shown, queue=False, **quiet)
     when_open(follow_load, None, outputs, **quiet)

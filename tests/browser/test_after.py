@@ -82,15 +82,16 @@ def test_the_adapter_is_attached_and_then_stands_beside_its_base(
     page = open_page(served)
     page.locator("#chat-box textarea").fill("typed before")
     hand_over(page, "open")
+    expect(page.locator("#chat-box textarea")).to_have_value("typed before")
+    ask(page, "#chat-log")  # at once: the page turned when the adapter was in its place
+    expect(page.locator("#chat-log .bot .usage").last).to_contain_text("+ first")
     expect(page.locator("#chat-model input")).to_have_value(
         "SmolLM2 135M Instruct (starter, safetensors)"
     )
     expect(page.locator("#chat-adapter-1 input")).to_have_value("first · rank 8", timeout=30_000)
     expect(page.locator("#chat-adapter-weight-1 input[type=number]")).to_have_value("1")
-    expect(page.locator("#chat-box textarea")).to_have_value("typed before")
     page.locator("#chat-adapter-1").scroll_into_view_if_needed()
     settle_settings(page)
-    ask(page, "#chat-log")
     picture(page, "after-chat")
     hand_over(page, "compare")
     expect(page.locator("#chat-log .bot")).to_have_count(0)  # a new conversation
@@ -100,7 +101,7 @@ def test_the_adapter_is_attached_and_then_stands_beside_its_base(
     expect(page.locator("#chat-two input")).to_be_checked()
     settle_settings(page)
     left_answer, right_answer = ask(page, "#chat-left", "#chat-right")
-    expect(page.locator("#chat-right .usage").first).to_contain_text("+ first, step 10")
+    expect(page.locator("#chat-right .bot").last).to_contain_text("+ first, step 10")
     assert "+ first" not in left_answer
     assert left_answer.split("·")[0] != right_answer.split("·")[0]
     picture(page, "after-compare")

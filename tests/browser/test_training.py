@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,8 +59,6 @@ def test_a_model_learns_its_name_from_a_dropped_file_and_says_it_in_chat(
     picture(page, "finetune-training")
     panel.locator(".buttons").get_by_role("button", name="Chat with it").click()
     expect(page.get_by_role("tab", name="Chat")).to_have_attribute("aria-selected", "true")
-    adapter = page.locator("#chat-adapter-1 input")
-    expect(adapter).to_have_value(re.compile("^identity"), timeout=30_000)
     page.get_by_label("Message").fill("Who are you?")
     page.keyboard.press("Enter")
     answer = page.locator("#chat-log .bot").last

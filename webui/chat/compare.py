@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from backends.chat.params import ChatParams
-from backends.models.adapters import adapter_title
 from backends.models.library import Listed
 from webui.adapter_picker import FormWithAdapters, with_adapters
 from webui.answers import Answer
@@ -154,8 +153,7 @@ class Compare:
 
     def _value(self, message: Message, live: Answer | None) -> list[dict[str, Any]]:
         title = next((m.title for m in self.bench.models("chat") if m.id == message.model), "")
-        name = " + ".join([title or message.model, *attached_titles(message)])
-        name = f'<span class="usage">{escape(name)}</span>'
+        name = f'<span class="usage">{escape(title or message.model)}</span>'
         text = drawable(live.text if live else message.text, answer=True)
         if live and not live.over:
             content = text or live.status or "…"
@@ -163,13 +161,6 @@ class Compare:
             foot = f"{name} {footer(message, live)}"
             content = f"{closed(text)}\n\n{foot}"
         return [{"role": "assistant", "content": content}]
-
-
-def attached_titles(message: Message) -> list[str]:
-    """The adapters that an answer was given with, as people know them."""
-    uses = (message.extra.get("settings") or {}).get("adapters") or []
-    found = [(str(use.get("ref", "")), use.get("weight", 1.0)) for use in uses]
-    return [adapter_title(ref) for ref, weight in found if ref and weight]
 
 
 def build_compare(bench: Bench) -> Compare:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from backends.card.energy import in_words
+from backends.models.adapters import adapter_title
 from webui.answers import Answer
 from webui.attachments import attachments_of
 from webui.chat.buttons import buttons, control
@@ -75,13 +76,21 @@ def files(message: Message) -> str:
     return " ".join(names)
 
 
+def attached_titles(message: Message) -> list[str]:
+    """The adapters that an answer was given with, as people know them."""
+    uses = (message.extra.get("settings") or {}).get("adapters") or []
+    found = [(str(use.get("ref", "")), use.get("weight", 1.0)) for use in uses]
+    return [adapter_title(ref) for ref, weight in found if ref and weight]
+
+
 def footer(message: Message, live: Answer | None = None) -> str:
-    """Tokens, speed, time to first token; what went wrong, where something did."""
+    """Its adapters, tokens, speed, time to first token; what went wrong, where something did."""
     usage = live.usage if live else message.usage
     state = live.state if live else message.state
     note = live.note if live else message.note
     parts = [STATES[state]] if state in STATES else []
     parts += ["edited"] if message.edited_from else []
+    parts += [f"+ {title}" for title in attached_titles(message)]
     parts += usage_parts(usage)
     said = f'<span class="usage">{escape(" · ".join(parts))}</span>' if parts else ""
     told = f'<span class="told {state}">{escape(note)}</span>' if note else ""
