@@ -228,7 +228,9 @@ class Models:
     async def _delete(self, key: str) -> str:
         ref, bench = ModelRef.parse(key), self.bench
         downloading = [
-            d.name for d in bench.downloads.listed() if d.state in ("waiting", "running")
+            d.name
+            for d in bench.downloads.listed()
+            if d.what == "model" and d.state in ("waiting", "running")
         ]
         training = await asyncio.to_thread(in_use.bases, bench)
         taken = (bench.loaded_refs(), downloading, in_use.attached(bench), training)

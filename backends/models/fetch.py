@@ -1,8 +1,9 @@
-"""The process that downloads one model:   python -m backends.models.fetch
+"""The process that downloads one model or dataset:   python -m backends.models.fetch
 
-Stdin: one line {"id": 1, "name", "revision", "commit", "choice"}, and then nothing; its end means
-that the page is gone or wants a pause, and the process ends at once. What has come stays, and the
-next process goes on from there. Stdout, a JSON object a line (`backends/runtime/frames.py`):
+Stdin: one line {"id": 1, "what", "name", "revision", "commit", "choice"}, and then nothing; its
+end means that who asked is gone or wants a pause, and the process ends at once. What has come
+stays, and the next process goes on from there. Stdout, a JSON object a line
+(`backends/runtime/frames.py`):
 
     {"id": 1, "say": "plan", "commit", "bytes", "done", "choice", "ref", "shared"}   it was asked
     {"id": 1, "say": "progress", "done", "speed", "file", "note"}   four a second at most
@@ -29,12 +30,12 @@ from typing import Any, Protocol, TypeVar
 import httpx
 
 from backends.base import Refused
-from backends.models import hub, hub_http, library
+from backends.models import data_cache, hub, hub_http, library
 from backends.models.gguf_copy import FULL_DISK
 from backends.models.hub_http import ANEW, HubError
 from backends.models.hub_store import RepoStore
 from backends.models.partial import Partial
-from backends.models.repo import Choice, Repo, RepoFile
+from backends.models.repo import Choice, Repo, RepoFile, What
 from backends.runtime import frames
 
 SPARE_BYTES = 256 * 2**20  # that a download leaves free on the disk
@@ -104,21 +105,25 @@ class Fetch:
         self.done = 0
         self.said = 0.0
 
-    def run(self, name: str, revision: str, commit: str, choice_id: str) -> str:
+    def run(
+        self, name: str, revision: str, commit: str, choice_id: str, what: What = "model"
+    ) -> str:
         """The reference of what was downloaded. `commit` is "" for the first time."""
         with self.client:
-            return self._run(name, revision, commit, choice_id)
+            return self._run(name, revision, commit, choice_id, what)
 
-    def _run(self, name: str, revision: str, commit: str, choice_id: str) -> str:
-        repo = self._asked(name, revision, commit)
+    def _run(self, name: str, revision: str, commit: str, choice_id: str, what: What) -> str:
+        repo = self._asked(name, revision, commit, what)
         choice = repo.choice(choice_id)
-        store = RepoStore(self.cache, name)
+        store = RepoStore(self.cache, name, what)
         self.done = sum(store.have(repo.commit, file) for file in choice.files)
         ref = str(choice.ref(name, revision))
         self.say("plan", commit=repo.commit, bytes=choice.bytes, done=self.done,
                  choice=choice.id, ref=ref,
                  shared=store.has_others(repo.commit, choice.files))  # fmt: skip
-        self._check_room(choice)
+        self._check_room(choice, what)
+        if what == "dataset":
+            data_cache.note(repo)
         for file in choice.files:
             try:
                 self._one(store, repo, file)
@@ -127,14 +132,15 @@ class Fetch:
         store.write_ref(revision, repo.commit)
         return ref
 
-    def _asked(self, name: str, revision: str, commit: str) -> Repo:
-        """The model's page, at the commit with which this download began."""
-        found = self._patient(lambda: hub.read_repo(name, commit or revision, self.token), "")
+    def _asked(self, name: str, revision: str, commit: str, what: What) -> Repo:
+        """The page, at the commit with which this download began."""
+        asked = commit or revision
+        found = self._patient(lambda: hub.read_repo(name, asked, self.token, what), "")
         if commit and found.commit != commit:
             raise _changed(name)
         return found
 
-    def _check_room(self, choice: Choice) -> None:
+    def _check_room(self, choice: Choice, what: What) -> None:
         """Raises HubError where the rest of the download would not fit on the disk."""
         self.cache.mkdir(parents=True, exist_ok=True)
         need = choice.bytes - self.done
@@ -142,9 +148,9 @@ class Fetch:
         if need > free:
             raise HubError(
                 "disk",
-                f"The rest of this model needs {_size(need)}, and {_size(max(free, 0))} can be "
+                f"The rest of this {what} needs {_size(need)}, and {_size(max(free, 0))} can be "
                 f"used on the disk of {self.cache}.",
-                "Delete models that you do not need, then go on; what has come is kept.",
+                "Delete what you do not need, then go on; what has come is kept.",
             )
 
     # One file
@@ -182,9 +188,11 @@ class Fetch:
         file, have = partial.file, partial.bytes
         if have == file.bytes:
             return
-        url = hub_http.file_url(repo.name, repo.commit, file.path)
+        url = hub_http.file_url(repo.name, repo.commit, file.path, repo.what)
         headers = {"Range": f"bytes={have}-"} if have else {}
-        with hub_http.opened(self.client, url, self.token, repo.name, headers) as answer:
+        with hub_http.opened(
+            self.client, url, self.token, repo.name, headers, what=repo.what
+        ) as answer:
             _check_same(answer.headers, repo, file)
             if have and not _goes_on(answer.response, have):  # it sends from the beginning
                 partial.restart()
@@ -289,7 +297,9 @@ def main() -> None:
     fetch = Fetch(library.hub_cache(), token, say, Pace.from_environment(), spare)
     try:
         names = ("name", "revision", "commit", "choice")
-        say("done", ref=fetch.run(*(str(asked[name]) for name in names)))
+        name, revision, commit, choice = (str(asked[key]) for key in names)
+        what: What = "dataset" if asked.get("what") == "dataset" else "model"
+        say("done", ref=fetch.run(name, revision, commit, choice, what))
     except Refused as refused:
         kind = refused.kind if isinstance(refused, HubError) else "missing"
         say("failed", kind=kind, message=refused.message, hint=refused.hint)

@@ -1,4 +1,5 @@
-"""The hub's catalogue: search, one model's page, whose token it is. Nothing is downloaded here.
+"""The hub's catalogue: search, one model's or dataset's page, whose token it is. Nothing is
+downloaded here.
 
 All functions wait for the network: the page calls them in a thread. What cannot be done is a
 HubError, two sentences.
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.base import ModelRef, Refused
-from backends.models import hub_http
+from backends.models import data_repo, hub_http, repo
 from backends.models.check import BITS
 from backends.models.hub_http import HubError
-from backends.models.repo import Repo, RepoFile, choices_of, problem_of
+from backends.models.repo import Repo, RepoFile, What
 
 # A tab's task as the hub calls it.
 TASKS = {
@@ -66,15 +67,15 @@ def search(words: str, task: str = "", *, limit: int = 20, token: str = "") -> l
     return [_found(entry) for entry in listed if isinstance(entry, dict) and _named(entry)]
 
 
-def read_repo(name: str, revision: str = "main", token: str = "") -> Repo:
-    """A model's files at one version, sorted into what can be downloaded.
+def read_repo(name: str, revision: str = "main", token: str = "", what: What = "model") -> Repo:
+    """A model's or a dataset's files at one version, sorted into what can be downloaded.
 
     name: owner/name. revision: a branch, a tag or a commit. Raises HubError; Refused for a name
     that is none, or for files with names that are dangerous.
     """
-    check_name(name, revision)
-    path = f"api/models/{name}/revision/{revision or 'main'}"
-    said = hub_http.api(path, token, {"blobs": "true"}, about=name)
+    check_name(name, revision, what)
+    path = f"api/{what}s/{name}/revision/{revision or 'main'}"
+    said = hub_http.api(path, token, {"blobs": "true"}, about=name, what=what)
     commit = said.get("sha") if isinstance(said, dict) else None
     siblings = said.get("siblings") if isinstance(said, dict) else None
     if not isinstance(commit, str) or not isinstance(siblings, list):
@@ -82,7 +83,8 @@ def read_repo(name: str, revision: str = "main", token: str = "") -> Repo:
     if not commit.isalnum():
         raise HubError("server", f"The hub names no version of {name}.", "Try again later.")
     files = [file for entry in siblings if (file := _file(entry))]
-    choices = choices_of(name, files)
+    sorts = data_repo if what == "dataset" else repo
+    choices = sorts.choices_of(name, files)
     tags = _texts(said.get("tags"))
     return Repo(
         name=name,
@@ -92,8 +94,9 @@ def read_repo(name: str, revision: str = "main", token: str = "") -> Repo:
         gated=bool(said.get("gated")),
         licence=_licence(tags),
         task=_task(said.get("pipeline_tag")),
-        problem="" if choices else problem_of(name, files),
-        warning=WARNING.format(name) if OWN_CODE in tags else "",
+        problem="" if choices else sorts.problem_of(name, files),
+        warning=WARNING.format(name) if OWN_CODE in tags and what == "model" else "",
+        what=what,
     )
 
 
@@ -104,14 +107,14 @@ def whoami(token: str) -> str:
     return str(name or "an account without a name")[:100]
 
 
-def check_name(name: str, revision: str = "main") -> None:
-    """Raises Refused for what is no name of a model on the hub, links and paths above all."""
+def check_name(name: str, revision: str = "main", what: What = "model") -> None:
+    """Raises Refused for what is no name of one on the hub, links and paths above all."""
     try:
         ref = ModelRef.parse(f"hub:{name}@{revision}")
     except Refused:
         ref = ModelRef("none", "")
     if ref.name != name or "/" not in name or set(revision) <= {"."} or ref.file:
-        raise Refused(f"{name[:80]!r} does not name a model on the hub.", "Write owner/name.")
+        raise Refused(f"{name[:80]!r} does not name a {what} on the hub.", "Write owner/name.")
 
 
 def _found(entry: Mapping[str, Any]) -> Found:

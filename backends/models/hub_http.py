@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from backends.base import Refused
+from backends.models.repo import What
 
 HOPS = 6
 ANSWER_BYTES = 30_000_000  # of an answer in JSON; a listing of 50,000 files has about 15 MB
@@ -32,7 +33,7 @@ class HubError(Refused):
     """What the hub would not do. `kind` is for code; `wait` are the seconds that the hub asks for.
 
     token    the token is missing, expired or may not do this       gated   a licence is to accept
-    missing  no such model or file       revision  no such version  offline no connection
+    missing  no such one, or no such file       revision  no such version  offline no connection
     busy     too many requests           server    it is broken     changed it moved under way
     disk     no room                     damaged   what came is not what was promised
     """
@@ -61,12 +62,18 @@ def make_client(stall: float = 30.0) -> httpx.Client:
     return httpx.Client(timeout=httpx.Timeout(stall, connect=min(stall, 15.0)), headers=headers)
 
 
-def api(path: str, token: str = "", query: Mapping[str, Any] | None = None, about: str = "") -> Any:
-    """The JSON that the hub answers on `path`. `about`: the model that is spoken of. HubError."""
+def api(
+    path: str, token: str = "", query: Mapping[str, Any] | None = None, about: str = "",
+    what: What = "model",
+) -> Any:  # fmt: skip
+    """The JSON that the hub answers on `path`. `about`: the name that is spoken of. HubError."""
     refuse_offline()
     url = f"{endpoint()}/{path}"
     try:
-        with make_client() as client, opened(client, url, token, about, query=query) as answer:
+        with (
+            make_client() as client,
+            opened(client, url, token, about, query=query, what=what) as answer,
+        ):
             body = bytearray()
             for piece in answer.response.iter_bytes():
                 body += piece
@@ -87,6 +94,7 @@ def opened(
     about: str = "",
     headers: Mapping[str, str] | None = None,
     query: Mapping[str, Any] | None = None,
+    what: What = "model",
 ) -> Iterator[Opened]:
     """GET `url`, redirects followed. Raises HubError for what is no success, httpx.HTTPError."""
     home = httpx.URL(endpoint())
@@ -110,14 +118,19 @@ def opened(
                     raise _strange(url)
                 continue
             if not response.is_success:
-                raise as_sentence(response, about, bool(token) and ours)
+                raise as_sentence(response, about, bool(token) and ours, what)
             yield Opened(response, said)
             return
     raise _strange(url)
 
 
-def file_url(name: str, commit: str, path: str) -> str:
-    return f"{endpoint()}/{name}/resolve/{quote(commit, safe='')}/{quote(path)}"
+def file_url(name: str, commit: str, path: str, what: What = "model") -> str:
+    return f"{page_of(name, what, endpoint())}/resolve/{quote(commit, safe='')}/{quote(path)}"
+
+
+def page_of(name: str, what: What = "model", at: str = "https://huggingface.co") -> str:
+    """The address of its page, which those of its files begin with."""
+    return f"{at}/datasets/{name}" if what == "dataset" else f"{at}/{name}"
 
 
 def refuse_offline() -> None:
@@ -126,15 +139,17 @@ def refuse_offline() -> None:
         raise HubError(
             "offline",
             "Werkbank was told to stay offline (HF_HUB_OFFLINE is set).",
-            "Models on this machine work; start Werkbank without it to reach the hub.",
+            "What is on this machine works; start Werkbank without it to reach the hub.",
         )
 
 
-def as_sentence(response: httpx.Response, about: str, with_token: bool) -> HubError:
-    """What a status that is no success means, said to people. `about`: the model's name."""
+def as_sentence(
+    response: httpx.Response, about: str, with_token: bool, what: What = "model"
+) -> HubError:
+    """What a status that is no success means, said to people. `about`: the name of a `what`."""
     code = response.headers.get("X-Error-Code", "")
     said = response.headers.get("X-Error-Message", "")
-    status, model = response.status_code, about or "what was asked for"
+    status, named = response.status_code, about or "what was asked for"
     if status == 429:
         return HubError(
             "busy",
@@ -150,8 +165,8 @@ def as_sentence(response: httpx.Response, about: str, with_token: bool) -> HubEr
             _seconds(response),
         )
     if code == "GatedRepo":
-        what = f"{model} is gated: its owner wants its licence accepted first."
-        return HubError("gated", what, _gated_hint(about, with_token))
+        happened = f"{named} is gated: its owner wants its licence accepted first."
+        return HubError("gated", happened, _gated_hint(page_of(about, what), with_token))
     if status == 401 and with_token and (code == "" or "credential" in said.lower()):
         return HubError(
             "token",
@@ -160,17 +175,18 @@ def as_sentence(response: httpx.Response, about: str, with_token: bool) -> HubEr
         )
     if status == 403:
         return HubError(
-            "token", f"The hub does not let {'this token' if with_token else 'you'} read {model}.",
-            f"Make a token that may read it at {TOKENS}, or take another model.",
+            "token", f"The hub does not let {'this token' if with_token else 'you'} read {named}.",
+            f"Make a token that may read it at {TOKENS}, or take another {what}.",
         )  # fmt: skip
     if code == "RevisionNotFound":
-        what = f"{model} has no such version on the hub (any more)."
-        return HubError("revision", what, ANEW)
+        happened = f"{named} has no such version on the hub (any more)."
+        return HubError("revision", happened, ANEW)
     if code == "EntryNotFound":
-        return HubError("missing", f"A file of {model} is not on the hub any more.", ANEW)
+        return HubError("missing", f"A file of {named} is not on the hub any more.", ANEW)
     if status in (401, 404, 410):
-        what = f"The hub has no model {model}, or it is private."
-        return HubError("missing", what, "Check how it is written; a private one needs a token.")
+        happened = f"The hub has no {what} {named}, or it is private."
+        hint = "Check how it is written; a private one needs a token."
+        return HubError("missing", happened, hint)
     return HubError("server", f"The hub refused to answer ({status}).", "Try again later.")
 
 
@@ -182,12 +198,11 @@ def no_connection(error: httpx.HTTPError) -> HubError:
         what = "The hub cannot be reached: this machine seems to be offline."
     else:
         what = "The connection to the hub broke."
-    hint = "Models on this machine work as before; check the network, then try again."
+    hint = "What is on this machine works as before; check the network, then try again."
     return HubError("offline", what, hint)
 
 
-def _gated_hint(name: str, with_token: bool) -> str:
-    page = f"https://huggingface.co/{name}"
+def _gated_hint(page: str, with_token: bool) -> str:
     if with_token:
         return f"Accept it at {page} with the account of your token, then start again."
     return f"Accept it at {page}, set a token of that account, then start again."

@@ -4,6 +4,8 @@ models--owner--name/blobs/<etag>                  a file's bytes; <etag>.incompl
 models--owner--name/snapshots/<commit>/<path>     a link to its blob; where there are no links
                                                   (Windows), the file itself
 models--owner--name/refs/<revision>               the commit, written when all files are there
+
+That of a dataset is called datasets--owner--name.
 """
 
 from __future__ import annotations
@@ -16,17 +18,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from backends.models.repo import RepoFile
+from backends.models.repo import RepoFile, What
 
 PARTIAL = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\.incomplete")
 
 
 class RepoStore:
-    """One model in the cache. Names of files were checked by `repo.choices_of`."""
+    """One model or dataset in the cache. Names of files were checked by `choices_of`."""
 
-    def __init__(self, cache: Path, name: str) -> None:
+    def __init__(self, cache: Path, name: str, what: What = "model") -> None:
         self.cache = cache
-        self.folder = cache / f"models--{name.replace('/', '--')}"
+        self.folder = cache / f"{what}s--{name.replace('/', '--')}"
 
     def blob(self, file: RepoFile) -> Path:
         return self.folder / "blobs" / file.etag

@@ -1,6 +1,7 @@
 """What a model on the hub consists of, and which of its files are worth downloading.
 
-Only weights in safetensors or GGUF, and the small files that say how to use them.
+Only weights in safetensors or GGUF, and the small files that say how to use them. What a dataset
+consists of is in data_repo.py.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Literal
 
 from backends.base import ModelRef, Refused
 from backends.models.check import gguf_name_parts
 from backends.models.library import name_id
 
+What = Literal["model", "dataset"]  # as the hub calls its kinds of repositories
 SINGLE = (".gguf", ".safetensors")
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 SMALL_BYTES = 64 * 2**20  # a tokenizer has up to 33 MB
@@ -46,7 +49,7 @@ class RepoFile:
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to have the model: all its safetensors, or one GGUF."""
+    """One way to have it: all safetensors of a model, or one GGUF; one split of a dataset."""
 
     id: str
     title: str
@@ -57,17 +60,19 @@ class Choice:
         return sum(file.bytes for file in self.files)
 
     def ref(self, name: str, revision: str = "main") -> ModelRef:
-        """How the model is named once it is here."""
-        weights = [f.path for f in self.files if f.path.endswith(SINGLE)]
-        *inner, last = weights[0].split("/")
-        single = "/".join([*inner, name_id(last)]) if self.id.endswith(SINGLE) else ""
+        """How it is named once it is here."""
+        single = ""
+        if self.id.endswith(SINGLE):
+            weights = [f.path for f in self.files if f.path.endswith(SINGLE)]
+            *inner, last = weights[0].split("/")
+            single = "/".join([*inner, name_id(last)])
         return ModelRef("hub", name, "" if revision == "main" else revision, single)
 
 
 @dataclass(frozen=True)
 class Repo:
-    """A model's page at one commit. `problem`: why nothing of it can be used, as two sentences;
-    `warning`: what should be known before it is downloaded."""
+    """A model's or a dataset's page at one commit. `problem`: why nothing of it can be used, as two
+    sentences; `warning`: what should be known before it is downloaded."""
 
     name: str
     revision: str
@@ -78,10 +83,11 @@ class Repo:
     task: str = ""
     problem: str = ""
     warning: str = ""
+    what: What = "model"
 
     @property
     def usual(self) -> Choice | None:
-        """What to offer first: all its safetensors, else the GGUF of usual quality."""
+        """What to offer first: all its safetensors, the GGUF of usual quality, else the first."""
         whole = [c for c in self.choices if c.id == "safetensors"]
         usual = [c for q in USUAL for c in self.choices if c.title == f"GGUF {q}"]
         return next(iter([*whole, *usual, *self.choices]), None)
@@ -102,7 +108,7 @@ def choices_of(name: str, files: Iterable[RepoFile]) -> tuple[Choice, ...]:
     listed = sorted(files, key=lambda file: file.path)
     choices = (*_safetensors(listed), *_ggufs(listed))
     for file in {file for choice in choices for file in choice.files}:
-        _refuse_name(name, file)
+        refuse_name(name, file)
     return choices
 
 
@@ -117,7 +123,7 @@ def problem_of(name: str, files: Iterable[RepoFile]) -> str:
     return f"{name} holds no weights in safetensors or GGUF. Look for another copy of the model."
 
 
-def _refuse_name(name: str, file: RepoFile) -> None:
+def refuse_name(name: str, file: RepoFile, what: What = "model") -> None:
     """Raises Refused where a file's name or id could lead out of its folder, on any system."""
     parts = file.path.split("/")
     plain = all(
@@ -127,7 +133,7 @@ def _refuse_name(name: str, file: RepoFile) -> None:
     if not plain or not known or len(file.path) > 400:
         raise Refused(
             f"{name} has a file that cannot be kept safely: {file.path[:80]!r}.",
-            "Look for another copy of the model.",
+            f"Look for another copy of the {what}.",
         )
 
 

@@ -25,6 +25,7 @@ from backends.base import ModelRef, Refused
 from backends.models import hub_token, library
 from backends.models.hub import check_name
 from backends.models.hub_store import RepoStore
+from backends.models.repo import What
 from backends.runtime import frames
 from backends.runtime.process import CHECKOUT, child_environment, kill_tree, own_temp, start_flags
 
@@ -49,6 +50,7 @@ class Download:
     message, hint two sentences on why it is paused or failed, and what to do; else empty
     shared        its version has other files here, of another form or program: they are to stay
     kind          what failed, for code: `hub_http.Kind`, or "" (gated: offer the licence's page)
+    what          a model, or a dataset
     """
 
     id: str
@@ -68,6 +70,7 @@ class Download:
     hint: str = ""
     kind: str = ""
     shared: bool = False
+    what: What = "model"
 
     @property
     def seconds_left(self) -> float | None:
@@ -109,21 +112,25 @@ class Downloads:
             raise Refused("This download is not in the list any more.", "Start it again.")
         return self._all[id]
 
-    def add(self, name: str, choice: str = "", revision: str = "main", size: int = 0) -> Download:
-        """Download a model from the hub: now, or when those before it are done.
+    def add(
+        self, name: str, choice: str = "", revision: str = "main", size: int = 0,
+        what: What = "model",
+    ) -> Download:  # fmt: skip
+        """Download a model or a dataset from the hub: now, or when those before it are done.
 
         name: owner/name. choice: a `repo.Choice.id`, "" for the first. size: its bytes, where they
         are known, to be shown meanwhile. One that is in the list already goes on instead. Refused
         for what is no name.
         """
-        check_name(name, revision)
+        check_name(name, revision, what)
+        asked = (what, name, revision)
         for download in self._all.values():
-            if (download.name, download.revision) == (name, revision) and download.open:
+            if (download.what, download.name, download.revision) == asked and download.open:
                 if choice in ("", download.choice):
                     return self.resume(download.id)
         title = f"{name} ({choice})" if choice.endswith((".gguf", ".safetensors")) else name
         id = f"{self._next_number():04}-{secrets.token_hex(3)}"
-        self._put(Download(id, name, revision, choice, title, bytes=size))
+        self._put(Download(id, name, revision, choice, title, bytes=size, what=what))
         self._run()
         return self._all[id]
 
@@ -155,20 +162,26 @@ class Downloads:
         download = self._all.pop(id)
         (self.folder / f"{id}.json").unlink(missing_ok=True)
         self._tell()
-        others = any(d.name == download.name and d.open for d in self._all.values())
+        same = (download.what, download.name)
+        others = any((d.what, d.name) == same and d.open for d in self._all.values())
         if not remove or others or download.state == "done":
             return 0
-        store = RepoStore(library.hub_cache(), download.name)
+        store = RepoStore(library.hub_cache(), download.name, download.what)
         mine = "" if download.shared else download.commit
         return await asyncio.to_thread(store.drop_unfinished, mine)
 
-    def forget_done(self) -> None:
-        """Take those that are done off the list. The models stay."""
+    def forget_done(self, what: What = "model") -> None:
+        """Take those that are done off the list. What came stays."""
         for download in self.listed():
-            if not download.open:
-                self._all.pop(download.id)
-                (self.folder / f"{download.id}.json").unlink(missing_ok=True)
-        self._tell()
+            if not download.open and download.what == what:
+                self.forget(download.id)
+
+    def forget(self, id: str) -> None:
+        """Take one that is done off the list."""
+        if id in self._all and not self._all[id].open:
+            self._all.pop(id)
+            (self.folder / f"{id}.json").unlink(missing_ok=True)
+            self._tell()
 
     async def follow(self, at_least: float = 1.0) -> AsyncIterator[list[Download]]:
         """The list now, at each change, and every `at_least` seconds. Never ends by itself."""
@@ -219,7 +232,8 @@ class Downloads:
             **start_flags(),
         )  # fmt: skip
         assert process.stdin and process.stdout and process.stderr
-        asked = {key: getattr(download, key) for key in ("name", "revision", "commit", "choice")}
+        keys = ("what", "name", "revision", "commit", "choice")
+        asked = {key: getattr(download, key) for key in keys}
         process.stdin.write(frames.encode({"id": 1, **asked}, frames.TO_WORKER_BYTES))
         tail = asyncio.create_task(_tail(process.stderr))
         try:
@@ -357,8 +371,9 @@ def _from_json(value: dict[str, Any], id: str) -> Download:
     download = Download(**{f.name: value[f.name] for f in fields(Download) if f.name in value})
     if download.id != id or not re.fullmatch(r"\d+-[0-9a-f]{6}", id):
         raise ValueError("it is called otherwise")
-    check_name(download.name, download.revision)
-    if download.state not in get_args(State) or type(download.bytes) is not int:
+    check_name(download.name, download.revision, download.what)
+    known = download.state in get_args(State) and download.what in get_args(What)
+    if not known or type(download.bytes) is not int:
         raise ValueError("it makes no sense")
     return download
 

@@ -109,7 +109,8 @@ def entries(bench: Bench, hits: Sequence[Found] = (), uses: Sequence[Use] = ()) 
 def coming_now(listed: Iterable[Download]) -> dict[str, Download]:
     """The download that a model's row shows, by the model's name. Of several forms of one model
     the one that runs: the others show themselves when it is their turn."""
-    return {d.name: d for d in sorted(listed, key=lambda d: d.state == "running") if d.open}
+    models = [d for d in listed if d.what == "model" and d.open]
+    return {d.name: d for d in sorted(models, key=lambda d: d.state == "running")}
 
 
 def matching(found: Iterable[Entry], words: str | None, task: str, where: str) -> list[Entry]:

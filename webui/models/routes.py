@@ -22,7 +22,7 @@ def build_models_routes(bench: Bench) -> APIRouter:
     async def models() -> dict[str, Any]:
         """`states`: the cell of each download by its model's name. Where `stamp` differs from the
         last one, the list is to be drawn again."""
-        listed = bench.downloads.listed()
+        listed = [d for d in bench.downloads.listed() if d.what == "model"]
         states = {name: download_state(d) for name, d in coming_now(listed).items()}
         loaded = [(r.model, r.state) for r in bench.supervisor.residents.values()]
         stamp = repr(([(d.id, d.state) for d in listed], sorted(loaded), bench.settings.value))

@@ -129,7 +129,7 @@ def _file_part(name: str, path: Path, size: int) -> Part:
     return Part(name, size, lambda: path.open("rb"), lambda stream: stream.tell(), path)
 
 
-def _is_about(name: str) -> bool:
+def is_about(name: str) -> bool:
     last = name.rsplit("/", 1)[-1].lower()
     return last.startswith(ABOUT) or last.endswith(ABOUT_ENDINGS)
 
@@ -140,7 +140,7 @@ def _folder(folder: Path, allowed: Sequence[Path]) -> Source:
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or any(piece.startswith(".") for piece in name.split("/")):
             continue
-        if path.suffix.lower() not in ENDINGS or _is_about(name):
+        if path.suffix.lower() not in ENDINGS or is_about(name):
             left_out.append(name)
             continue
         try:
@@ -189,7 +189,7 @@ def _archive(path: Path, stamp: tuple[tuple[int, int], ...]) -> Source:
         name = info.filename
         if info.is_dir() or any(name.startswith(i) or name.endswith(i) for i in IGNORED):
             continue
-        if PurePosixPath(name).suffix.lower() not in ENDINGS or _is_about(name):
+        if PurePosixPath(name).suffix.lower() not in ENDINGS or is_about(name):
             left_out.append(name)
         elif info.file_size:
             parts.append(_zip_part(path, info))

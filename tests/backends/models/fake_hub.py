@@ -46,7 +46,7 @@ Fault = Callable[["Handler", str], bool]  # True: it has answered
 
 class FakeHub:
     def __init__(self) -> None:
-        self.models: dict[str, Model] = {}
+        self.models: dict[str, Model] = {}  # a dataset by its name with datasets/ before it
         self.seen: list[Asked] = []
         self.faults: list[Fault] = []  # each is asked first, in order, hub and content server alike
         self.ranges = True
@@ -60,6 +60,9 @@ class FakeHub:
         model = Model({commit: dict(files)}, {"main": commit}, **more)
         self.models[name] = model
         return model
+
+    def add_dataset(self, name: str, files: dict[str, bytes], **more: Any) -> Model:
+        return self.add(f"datasets/{name}", files, **more)
 
     def commit(self, name: str, files: dict[str, bytes]) -> str:
         """A new version on main."""
@@ -147,9 +150,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.say(200, {"name": "tester"}) if self.token else self.say(401)
         if path == "/api/models":
             return self.say(200, self._search(query))
-        if path.startswith("/api/models/"):
-            name, _, revision = path.removeprefix("/api/models/").partition("/revision/")
-            return self._page(name, revision)
+        if path.startswith(("/api/models/", "/api/datasets/")):
+            name, _, revision = path.removeprefix("/api/").partition("/revision/")
+            return self._page(name.removeprefix("models/"), revision)
         name, _, rest = path[1:].partition("/resolve/")
         revision, _, file = rest.partition("/")
         return self._resolve(name, revision, file)
@@ -159,7 +162,9 @@ class Handler(BaseHTTPRequestHandler):
         found = [
             (name, m)
             for name, m in sorted(self.hub.models.items(), key=lambda item: -item[1].downloads)
-            if words.lower() in name.lower() and task in ("", m.pipeline)
+            if words.lower() in name.lower()
+            and task in ("", m.pipeline)
+            and not name.startswith("datasets/")
         ]
         return [
             {
@@ -194,7 +199,8 @@ class Handler(BaseHTTPRequestHandler):
         if found := self._allowed(name, revision or "main"):
             model, commit = found
             siblings = [entry(path, data) for path, data in model.commits[commit].items()]
-            self.say(200, {"id": name, "sha": commit, "gated": "auto" if model.gated else False,
+            self.say(200, {"id": name.removeprefix("datasets/"), "sha": commit,
+                           "gated": "auto" if model.gated else False,
                            "tags": list(model.tags), "pipeline_tag": model.pipeline,
                            "siblings": siblings})  # fmt: skip
 
@@ -212,16 +218,22 @@ class Handler(BaseHTTPRequestHandler):
         if is_large(file):
             return self.say(
                 302, b"", X_Repo_Commit=commit, X_Linked_Etag=f'"{etag}"',
-                X_Linked_Size=str(len(data)), Location=f"{self.hub.cdn}/{name}/{commit}/{file}",
+                X_Linked_Size=str(len(data)),
+                Location=f"{self.hub.cdn}/{name}/resolve/{commit}/{file}",
             )  # fmt: skip
         self._content(data, ETag=f'"{etag}"', X_Repo_Commit=commit)
 
     def _cdn(self, path: str) -> None:
-        owner, name, commit, file = path[1:].split("/", 3)
-        data = self.hub.models[f"{owner}/{name}"].commits[commit][file]
+        data = self.stored(path)
         if self.hub.flip:
             data = data[:-1] + bytes([data[-1] ^ 1])
         self._content(data)
+
+    def stored(self, path: str) -> bytes:
+        """What the content server has at a path."""
+        name, _, rest = path[1:].partition("/resolve/")
+        commit, _, file = rest.partition("/")
+        return self.hub.models[name].commits[commit][file]
 
     def _content(self, data: bytes, **headers: str) -> None:
         start = 0
@@ -245,7 +257,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def is_large(path: str) -> bool:
-    return path.endswith((".safetensors", ".gguf", ".bin"))
+    return path.endswith((".safetensors", ".gguf", ".bin", ".parquet", ".large.jsonl"))
 
 
 def etag_of(path: str, data: bytes) -> str:
@@ -294,8 +306,7 @@ def cut(share: float, then: float = 0.0) -> Fault:
     def fault(handler: Handler, path: str) -> bool:
         if handler.part != "cdn":
             return False
-        owner, name, commit, file = path[1:].split("/", 3)
-        data = handler.hub.models[f"{owner}/{name}"].commits[commit][file]
+        data = handler.stored(path)
         start = int(handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
         handler.send_response(206 if start else 200)
         if start:

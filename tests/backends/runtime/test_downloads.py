@@ -22,6 +22,7 @@ from backends.runtime.downloads import Download, Downloads
 from backends.runtime.process import CHECKOUT
 from tests.backends.models import crafted
 from tests.backends.models.fake_hub import TOKEN, FakeHub, status, times
+from webui.models.entries import coming_now
 
 SHAPE = {"weight": ([500, 1000], [0, 2_000_000])}
 WEIGHTS = crafted.safetensors(SHAPE)
@@ -65,6 +66,48 @@ async def until(downloads: Downloads, id: str, when: Callable[[Download], object
 def fetching() -> list[psutil.Process]:
     mine = psutil.Process().children(recursive=True)
     return [p for p in mine if "backends.models.fetch" in " ".join(p.cmdline())]
+
+
+def test_a_dataset_comes_by_the_same_queue_and_is_no_model(home: Path, fake: FakeHub) -> None:
+    files = {"train.jsonl": b'{"text": "a"}\n' * 9, "test.jsonl": b'{"text": "b"}\n'}
+    fake.add_dataset("a/one", files)  # called as a model is
+
+    async def body(downloads: Downloads) -> None:
+        model, data = downloads.add("a/one"), downloads.add("a/one", what="dataset")
+        assert model.id != data.id
+        assert downloads.add("a/one", what="dataset").id == data.id
+        assert set(coming_now(downloads.listed())) == {"a/one"}
+        assert coming_now(downloads.listed())["a/one"].what == "model"
+        done = await until(downloads, data.id, lambda d: d.state == "done")
+        assert (done.choice, done.done, done.what) == (
+            "train",
+            len(files["train.jsonl"]),
+            "dataset",
+        )
+        downloads.forget_done()
+        assert [d.what for d in downloads.listed()] == ["dataset"]
+
+        with pytest.raises(Refused, match="does not name a dataset"):
+            downloads.add("nonsense", what="dataset")
+
+    drive(home, body)
+    [again] = Downloads(home).listed()  # by the next page
+    assert (again.what, again.state) == ("dataset", "done")
+
+
+def test_a_dataset_that_is_given_up_leaves_nothing(home: Path, fake: FakeHub) -> None:
+    fake.add_dataset("a/data", {"train.large.jsonl": b'{"text": "a"}\n' * 200_000})
+    fake.slow = 0.05
+
+    async def body(downloads: Downloads) -> None:
+        data = downloads.add("a/data", what="dataset")
+        await until(downloads, data.id, lambda d: d.done > 0)
+        paused = await downloads.pause(data.id)
+        assert paused.state == "paused" and paused.done > 0
+        assert await downloads.cancel(data.id) >= paused.done
+
+    drive(home, body)
+    assert not (library.hub_cache() / "datasets--a--data").exists()
 
 
 def test_one_at_a_time_in_order_and_then_they_are_there(home: Path, fake: FakeHub) -> None:

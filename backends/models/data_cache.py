@@ -1,0 +1,135 @@
+"""Datasets of the hub on this machine: which are whole, and their files where they are read.
+
+A snapshot in the hub's cache holds whatever was taken of a version, by whomever. So what a version
+consists of is noted in WERKBANK_CACHE/hub-datasets when the hub says it, and the files of one
+choice are laid out in a folder of their own, as second names of those in the cache: nothing is
+copied, and what was taken before or comes later is not read along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from backends.base import ModelRef, Refused
+from backends.models import data_repo, library
+from backends.models.hub import check_name
+from backends.models.hub_store import RepoStore
+from backends.models.repo import Choice, Repo, RepoFile
+from backends.runtime.disk import read_json, write_json
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def parse(text: str) -> tuple[str, str, str]:
+    """Of `hub:owner/name[@revision][:choice]` the name, the revision (main) and the choice ("").
+
+    Raises Refused.
+    """
+    try:
+        ref = ModelRef.parse(text)
+    except Refused:
+        ref = ModelRef("none", "")
+    if ref.kind != "hub":
+        raise Refused(f"{text[:80]!r} does not name a dataset on the hub.", "Write hub:owner/name.")
+    check_name(ref.name, ref.revision or "main", "dataset")
+    return ref.name, ref.revision or "main", ref.file
+
+
+def note(repo: Repo) -> None:
+    """Keep what the hub said that this version consists of. Raises OSError."""
+    files = sorted({file for choice in repo.choices for file in choice.files}, key=lambda f: f.path)
+    file = _noted(repo.name, repo.commit)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"name": repo.name, "files": [asdict(one) for one in files]})
+
+
+def here(name: str, revision: str, choice_id: str = "") -> tuple[Repo, Choice] | None:
+    """The version of it that is on this machine, and the choice, where all its files are.
+
+    Of what another program downloaded nobody noted what it consists of: then it is what lies
+    there, unless a file is named as one of several that are not all there. Raises Refused where
+    there is no such choice in it.
+    """
+    store = RepoStore(library.hub_cache(), name, "dataset")
+    commit = _commit(store, revision)
+    if not commit:
+        return None
+    files, known = _files_of(store, name, commit)
+    choices = data_repo.choices_of(name, files)
+    if not choices or (not known and choice_id not in ("", *(c.id for c in choices))):
+        return None
+    repo = Repo(name, revision, commit, choices, what="dataset")
+    choice = repo.choice(choice_id)
+    if not all(store.has(commit, file) for file in choice.files):
+        return None
+    return None if not known and data_repo.missing_parts(choice.files) else (repo, choice)
+
+
+def lay_out(name: str, commit: str, choice: Choice, folder: Path) -> Path:
+    """Make `folder` hold the choice's files and return what is to be read: the folder, or a ZIP.
+
+    Second names where the disk has them, else links, else copies. Raises OSError.
+    """
+    store = RepoStore(library.hub_cache(), name, "dataset")
+    for file in choice.files:
+        target = folder.joinpath(*file.path.split("/"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        _second_name(store.pointer(commit, file).resolve(strict=True), target)
+    single = choice.files[0].path if len(choice.files) == 1 else ""
+    return folder / single if single.lower().endswith(".zip") else folder
+
+
+def readable(folder: Path) -> tuple[Path, ...]:
+    """Where the files of a dataset that came from the hub lie: in its folder, or linked from it."""
+    return folder, library.hub_cache()
+
+
+def _second_name(file: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):  # another disk, or one that has no such thing
+        os.link(file, target)
+        return
+    try:
+        target.symlink_to(file)
+    except OSError:
+        shutil.copyfile(file, target)
+
+
+def _commit(store: RepoStore, revision: str) -> str:
+    """Which commit a revision is here; "" where it is not."""
+    if COMMIT.fullmatch(revision):
+        return revision if (store.folder / "snapshots" / revision).is_dir() else ""
+    try:
+        said = (store.folder / "refs" / revision).read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    return said if COMMIT.fullmatch(said) else ""
+
+
+def _files_of(store: RepoStore, name: str, commit: str) -> tuple[Iterable[RepoFile], bool]:
+    """The files of a version, and whether the hub said that these are all."""
+    said = read_json(_noted(name, commit)).get("files")
+    try:
+        if isinstance(said, list) and said:
+            return [RepoFile(**one) for one in said], True
+    except TypeError:
+        pass
+    snapshot = store.folder / "snapshots" / commit
+    found = []
+    for path in sorted(snapshot.rglob("*")):
+        with contextlib.suppress(OSError):
+            if path.is_file():
+                etag = path.resolve().name if path.is_symlink() else "0" * 40
+                inner = path.relative_to(snapshot).as_posix()
+                found.append(RepoFile(inner, path.stat().st_size, git=etag))
+    return found, False
+
+
+def _noted(name: str, commit: str) -> Path:
+    return library.cache() / "hub-datasets" / name.replace("/", "--") / f"{commit}.json"
