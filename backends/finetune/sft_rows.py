@@ -23,6 +23,7 @@ from backends.events import Progress
 from backends.finetune.data import Example, Mapping, ReadOptions, open_dataset, step_of
 from backends.finetune.data.doctor import Dataset
 from backends.finetune.data.fingerprints import Fingerprints
+from backends.finetune.data.source import places_of
 from backends.params import read
 
 IGNORED = -100
@@ -33,7 +34,7 @@ GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 def opened(path: str, data: dict[str, Any]) -> Dataset:
     """The dataset, read and repaired as `data` says. Raises Refused, or ValueError in sentences."""
     options = read(ReadOptions, data.get("reading") or {})
-    dataset = open_dataset(Path(path), (), options)
+    dataset = open_dataset(Path(path), places_of(Path(path)), options)
     if data.get("mapping"):
         dataset = dataset.map(read(Mapping, data["mapping"]))
     steps = [step_of(step) for step in data.get("steps") or []]

@@ -86,11 +86,6 @@ def lay_out(name: str, commit: str, choice: Choice, folder: Path) -> Path:
     return folder / single if single.lower().endswith(".zip") else folder
 
 
-def readable(folder: Path) -> tuple[Path, ...]:
-    """Where the files of a dataset that came from the hub lie: in its folder, or linked from it."""
-    return folder, library.hub_cache()
-
-
 def _second_name(file: Path, target: Path) -> None:
     with contextlib.suppress(OSError):  # another disk, or one that has no such thing
         os.link(file, target)

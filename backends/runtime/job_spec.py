@@ -3,13 +3,13 @@ before it starts."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from backends import BACKENDS
 from backends.base import Backend, ModelRef, Refused
+from backends.finetune.data import source
 from backends.params import read
 
 GRANT = "WERKBANK_GRANT_BYTES"  # the variable that says how much of the GPU a job may take
@@ -72,12 +72,14 @@ def absolute_dataset(dataset: str, beside: Path) -> str:
 
 
 def digest(dataset: str) -> str:
-    """The sha256 of a dataset's file; "" for what is none. Takes a second a gigabyte."""
+    """The sha256 of a dataset's file, or of the names and contents of a folder's; "" for what is
+    none. Takes a second a gigabyte. Raises Refused for a folder without files that can be rows."""
     path = Path(dataset)
-    if not dataset or not path.is_file():
+    if not dataset or not path.exists():
         return ""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    if path.is_dir():
+        return source.sha256_of(source.find(path, source.places_of(path)))
+    return source.sha256_of(source.Source(path, ()))
 
 
 def same_dataset(spec: dict[str, Any]) -> None:
@@ -85,10 +87,10 @@ def same_dataset(spec: dict[str, Any]) -> None:
     recorded, dataset = spec.get("dataset_sha256"), spec.get("dataset", "")
     if not recorded:
         return
-    if not Path(dataset).is_file():
+    if not Path(dataset).exists():
         raise Refused(f"The dataset {dataset} is gone.", "Put it back, then resume the job.")
     if digest(dataset) != recorded:
         raise Refused(
             f"The dataset {dataset} has changed since this job was made.",
-            "Put the old file back and resume, or make a new job with this one.",
+            "Put the old one back and resume, or make a new job with this one.",
         )

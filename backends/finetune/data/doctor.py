@@ -210,10 +210,8 @@ class Dataset:
 
         Raises Refused, and Stopped.
         """
-        path = self.source.path
-        files = [p.path for p in self.source.parts if p.path] if path.is_dir() else [path]
         try:
-            return fixes.sha256_of(files, cancelled)
+            return source.sha256_of(self.source, cancelled)
         except OSError as error:
             raise Refused(f"{self.name} cannot be read any more.", "Open it again.") from error
 

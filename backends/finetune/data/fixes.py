@@ -342,22 +342,6 @@ def _line(row: dict[str, Any]) -> bytes:
         return json.dumps(row).encode() + b"\n"
 
 
-def sha256_of(paths: Iterable[Path], cancelled: Callable[[], bool] = lambda: False) -> str:
-    """Of one file; of several, of their hashes in order. Raises Stopped."""
-    digests = []
-    for path in paths:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(2**20):
-                if cancelled():
-                    raise Stopped
-                digest.update(chunk)
-        digests.append(digest.hexdigest())
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    )
-
-
 def safe_name(name: str) -> str:
     """A name for a cleaned file, from that of its source."""
     stem = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-._")[:60] or "dataset"

@@ -6,6 +6,7 @@ claims about its sizes is not believed; bytes are counted while they are read.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -19,6 +20,8 @@ from typing import BinaryIO
 
 from backends.base import Refused
 from backends.documents.kinds import INSIDE
+from backends.finetune.data.rows import Stopped
+from backends.models import library
 
 RATIO = 100  # bytes out for one byte in, beyond which a ZIP is taken for a bomb
 SLACK = 2**20  # bytes that a small and repetitive entry may have all the same
@@ -117,6 +120,34 @@ def find(path: Path, allowed: Sequence[Path] = ()) -> Source:
     )
 
 
+def places_of(path: Path) -> tuple[Path, ...]:
+    """Where the files of one of the owner's datasets may lie, for `find`: anywhere where it is a
+    file; of a folder in it, or in the hub's cache, where the links lead of one that came from
+    there."""
+    return (path, library.hub_cache()) if path.is_dir() else ()
+
+
+def sha256_of(source: Source, cancelled: Callable[[], bool] = lambda: False) -> str:
+    """Of a file its own; of a folder that of a line for each part, sorted by name: its sha256, two
+    spaces, its name, as `sha256sum` writes it. Raises OSError, Stopped."""
+    if not source.path.is_dir():
+        return _sha256(source.path, cancelled)
+    whole = hashlib.sha256()
+    for name, path in sorted((part.name, part.path or source.path) for part in source.parts):
+        whole.update(f"{_sha256(path, cancelled)}  {name}\n".encode(errors="surrogateescape"))
+    return whole.hexdigest()
+
+
+def _sha256(path: Path, cancelled: Callable[[], bool]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            if cancelled():
+                raise Stopped
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _check_place(name: str, real: Path, allowed: Sequence[Path]) -> None:
     if allowed and not any(real.is_relative_to(Path(os.path.realpath(a))) for a in allowed):
         raise Refused(
@@ -148,7 +179,8 @@ def _folder(folder: Path, allowed: Sequence[Path]) -> Source:
             info = real.stat()
         except (OSError, RuntimeError) as error:
             raise Refused(
-                f"{name} is a link to something that is not there.", "Remove it."
+                f"{name} is a link to something that is not there.",
+                "Remove it; where it came from the hub, get the dataset again.",
             ) from error
         _check_place(name, real, allowed)
         if not stat.S_ISREG(info.st_mode) or not info.st_size:

@@ -12,6 +12,7 @@ import pytest
 
 from backends.base import Refused
 from backends.finetune.data import open_dataset
+from backends.finetune.data.source import places_of
 from backends.models import data_cache, hub, library
 from backends.models.fetch import Fetch, Pace
 from backends.models.hub_http import HubError
@@ -166,7 +167,7 @@ def test_a_choice_is_laid_out_alone_and_read(
     assert path == folder and [f.name for f in folder.iterdir()] == ["train.large.jsonl"]
     laid = folder / "train.large.jsonl"
     assert laid.is_symlink() == (way == "link") and laid.read_bytes() == TRAIN
-    dataset = open_dataset(path, data_cache.readable(path))
+    dataset = open_dataset(path, places_of(path))
     assert sum(1 for _ in dataset.rows()) == 5000
     if way == "link":  # nobody else may lead out of a folder
         with pytest.raises(Refused, match="may read"):
