@@ -23,6 +23,7 @@ from backends.params import Params, read, setting
 
 if TYPE_CHECKING:
     from backends.finetune.data import Dataset, Example, Lengths
+    from backends.finetune.data.checks import Report
     from backends.finetune.data.fixes import Made
 
 T = TypeVar("T")
@@ -41,6 +42,8 @@ class DatasetParams(Params):
     path     absolute; of an upload or in an allowed folder, never one that a browser gave
     allowed  absolute folders that `path` must lie in; () for any
     reading, mapping, steps   what `Dataset.as_dict` gave; empty: as recognised
+    validation   another set, as path, allowed, reading, mapping and steps: rows that are in both
+             are told of by `examine`; {} for none
     out      absolute path of the cleaned file that `write` makes
     length, answers_only   as the training has them, for `tokens`: `count` rows behind `start`
     """
@@ -51,6 +54,7 @@ class DatasetParams(Params):
     reading: dict[str, Any] = setting({}, "How it is read", hidden=True)
     mapping: dict[str, Any] = setting({}, "What its columns mean", hidden=True)
     steps: tuple[dict[str, Any], ...] = setting((), "Steps that repair it", hidden=True)
+    validation: dict[str, Any] = setting({}, "The set to validate with", hidden=True)
     start: int = setting(0, "Rows to pass over", min=0, hidden=True)
     count: int = setting(20, "Rows to show", min=1, max=200, hidden=True)
     exact: bool = setting(False, "Count every token", hidden=True)
@@ -105,7 +109,7 @@ class DatasetDoctor(Backend):
             return
         yield Item("dataset", about(dataset, params))
         if params.do == "examine" and not dataset.mapping.missing():  # else "dataset" says it
-            yield from self._examine(dataset, params.exact)
+            yield from self._examine(dataset, params)
         elif params.do == "write":
             yield from self._write(dataset, Path(params.out))
         yield Done(cancelled=self.cancelled())
@@ -113,20 +117,29 @@ class DatasetDoctor(Backend):
     def unload(self) -> None:
         self.tokenizer = None
 
-    def _examine(self, dataset: Dataset, exact: bool) -> Iterator[Event]:
-        report = yield from watched(
-            lambda tell, stopped: dataset.examine(
-                lambda: stopped() or self.cancelled(), said(tell, "Checking every row")
-            )
-        )
+    def _examine(self, dataset: Dataset, params: DatasetParams) -> Iterator[Event]:
+        other = None
+        if params.validation:
+            beside = opened(read(DatasetParams, params.validation))
+            other = yield from self._report(beside, "Reading the rows to validate with")
+        report = yield from self._report(dataset, "Checking every row", other)
         yield Item("report", fitting(report.as_dict()))
         count = self.count
         yield Item("lengths", lengths_as_dict(dataset.lengths(report, count)))
-        if exact and report.complete and self.tokenizer:
+        if params.exact and report.complete and self.tokenizer:
             for lengths in dataset.exact_lengths(count, self.cancelled, report.kept):
                 done = len(lengths.tokens)
                 yield Progress(done, report.kept, "Counting tokens")
                 yield Item("lengths", lengths_as_dict(lengths))
+
+    def _report(
+        self, dataset: Dataset, note: str, validation: Report | None = None
+    ) -> Generator[Event, None, Report]:
+        return watched(
+            lambda tell, stopped: dataset.examine(
+                lambda: stopped() or self.cancelled(), said(tell, note), validation
+            )
+        )
 
     def _tokens(self, dataset: Dataset, params: DatasetParams) -> Iterator[Event]:
         from backends.finetune.sft_rows import Encoder

@@ -78,8 +78,12 @@ class Sft(Backend):
         sha256 = dataset.sha256()  # now: its file may be gone when the training ends
         try:
             rows = yield from sft_rows.collect(
-                dataset, encoder, params.max_length, self.cancelled, params.validation > 0
+                dataset, encoder, params.max_length, self.cancelled, params.validates
             )
+            if aside := sft_rows.validation_set(params.validation_set):
+                rows.aside = yield from sft_rows.collect(
+                    aside, encoder, params.max_length, self.cancelled, True
+                )
         except Stopped:  # nothing was trained yet: there is no checkpoint to write
             yield Done(cancelled=True)
             return

@@ -115,12 +115,23 @@ class SftParams(Params):
                   "help": "Reading, mapping and steps, as `Dataset.as_dict` gives them."},
     )  # fmt: skip
 
+    validation_set: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"label": "The set to validate with", "hidden": True,
+                  "help": "Its path, sha256, and what `data` has of the other. {}: the share."},
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.early_stop and not self.validation:
+        if self.early_stop and not self.validates:
             raise ValueError(
                 "Early stop needs rows to validate with. Choose a validation share above 0."
             )
+
+    @property
+    def validates(self) -> bool:
+        """Whether rows are measured that are not learned."""
+        return bool(self.validation_set or self.validation)
 
     @property
     def effective_batch(self) -> int:

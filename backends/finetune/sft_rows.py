@@ -25,6 +25,7 @@ from backends.finetune.data.doctor import Dataset
 from backends.finetune.data.fingerprints import Fingerprints
 from backends.finetune.data.source import places_of
 from backends.params import read
+from backends.runtime.job_spec import digest
 
 IGNORED = -100
 TELL_SECONDS = 0.5  # between two words on how far the reading is
@@ -41,18 +42,34 @@ def opened(path: str, data: dict[str, Any]) -> Dataset:
     return dataset.fix(*steps) if steps else dataset
 
 
+def validation_set(said: dict[str, Any]) -> Dataset | None:
+    """The set to validate with, as `SftParams.validation_set` has it. Raises Refused where it is
+    not what it was when the job was made."""
+    if not said:
+        return None
+    path = str(said.get("path", ""))
+    if said.get("sha256") not in (None, "", digest(path)):
+        raise Refused(
+            f"The set to validate with, {path}, is gone or has changed.",
+            "Put the old file back and resume, or make a new job.",
+        )
+    return opened(path, said)
+
+
 @dataclass
 class Rows:
     """Token rows, 5 bytes a token, and what had to be left out or cut.
 
     ids: of all rows, one behind the other. learned: a 1 for each that the loss is taken of.
     ends: where each row ends. prints: for `split`, where there is something to validate with.
+    aside: the rows to validate with, where they are a set of their own.
     """
 
     ids: array[int] = field(default_factory=lambda: array("i"))
     learned: bytearray = field(default_factory=bytearray)
     ends: array[int] = field(default_factory=lambda: array("q"))
     prints: Fingerprints | None = None
+    aside: Rows | None = None
     cut: int = 0
     untrained: int = 0
 
@@ -75,8 +92,12 @@ class Rows:
         """Two `datasets.Dataset` with input_ids and labels: to learn, and to validate with.
 
         `share` (0 to 1) of the rows, drawn by the seed, are set aside. Rows that repeat each other,
-        or nearly do, stay on one side: what was learned would be measured else. Raises Refused.
+        or nearly do, stay on one side: what was learned would be measured else. Where there is a
+        set of its own to validate with, it is that, and the share is not asked. Raises Refused.
         """
+        if self.aside is not None:
+            everything = np.ones(len(self.aside), dtype=bool)
+            return self._dataset(~self._leaks(self.aside)), self.aside._dataset(everything)
         order = list(range(len(self)))
         random.Random(seed).shuffle(order)
         held = round(len(order) * share)
@@ -88,6 +109,18 @@ class Rows:
                 "Choose another validation share, or 0.",
             )
         return self._dataset(~aside), self._dataset(aside)
+
+    def _leaks(self, aside: Rows) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """A mark for each row that is, nearly or wholly, in the set to validate with, too."""
+        found = np.zeros(len(self), dtype=bool)
+        if self.prints is not None and aside.prints is not None:
+            found[self.prints.shared(aside.prints).rows] = True
+        if found.all():
+            raise Refused(
+                "Every row is in the set to validate with, too.",
+                "Choose another set to validate with, or a share of the rows.",
+            )
+        return found
 
     def _groups(self) -> dict[int, int]:
         """Row -> the first of those like it, of rows that are like an earlier one."""
@@ -127,6 +160,8 @@ class Rows:
             told.append(f"{self.cut:,} rows are longer than {length:,} tokens and were cut there.")
         if self.untrained:
             told.append(f"{self.untrained:,} rows have nothing to learn in that length: left out.")
+        if self.aside is not None and (leaks := int(self._leaks(self.aside).sum())):
+            told.append(f"{leaks:,} rows are in the validation set, too: not learned.")
         return told
 
 

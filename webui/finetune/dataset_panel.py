@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from webui.finetune import in_use, view
 from webui.finetune.columns_panel import ColumnsPanel
 from webui.finetune.datasets import EXAMPLE, Datasets, Kept
 from webui.finetune.looking import Look, look
+from webui.finetune.saving_panel import SavingPanel
 from webui.finetune.tokens_panel import TokensPanel
+from webui.finetune.validation_panel import ValidationPanel
 from webui.model_picker import line, problem, progress_bar, tab_of
 
 ENDINGS = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".md", ".zip"]
@@ -38,6 +41,8 @@ class DatasetPanel:
         self.datasets = Datasets(bench.home, lambda: [Path(f) for f in folders.value.folders])
         self.columns = ColumnsPanel(self.datasets)
         self.tokens = TokensPanel(bench, self.datasets)
+        self.saving = SavingPanel(bench, self.datasets)
+        self.validation = ValidationPanel(self.datasets)
 
     def place(self) -> None:
         with gr.Group(elem_classes="panel"):
@@ -53,6 +58,7 @@ class DatasetPanel:
             with gr.Row(elem_classes="buttons", visible=False) as self.repairs:
                 self.singled = gr.Button("Drop duplicates", size="sm", elem_id="finetune-single")
                 self.neared = gr.Button("Drop near-duplicates", size="sm", elem_id="finetune-near")
+                self.saving.place()
                 self.undone = gr.Button("Undo", size="sm", elem_id="finetune-undo")
                 self.deleted = gr.Button("Delete", size="sm", elem_id="finetune-delete")
             self.gone = gr.State("")  # what was deleted last on this page
@@ -60,6 +66,7 @@ class DatasetPanel:
                 self.restored = gr.Button(
                     "Bring it back", size="sm", visible=False, elem_id="finetune-restore"
                 )
+            self.validation.place()
             with gr.Accordion("It lies on this computer", open=False):
                 self.path = gr.Textbox(
                     label="File or folder", max_lines=1, elem_id="finetune-path",
@@ -67,6 +74,7 @@ class DatasetPanel:
                 )  # fmt: skip
                 self.used = gr.Button("Use it", size="sm", elem_id="finetune-use")
         self.said = gr.HTML(elem_id="finetune-said")
+        self.saving.place_said()
         with gr.Group(elem_classes="panel", visible=False, elem_id="finetune-blanks") as blanks:
             self.boxes = [gr.Textbox(visible=False, max_lines=1) for _ in range(BLANKS)]
             self.filled = gr.Button(
@@ -113,6 +121,8 @@ class DatasetPanel:
             then_look(listen(change, inputs, said, **NOW))
 
         self.columns.wire(chosen, changed, NOW)
+        self.validation.wire(chosen, changed)
+        then_look(self.saving.button.click(self.save, chosen, [chosen, self.saving.said], **QUIET))
         self.looked = looks
         self.tokens.wire(chosen, QUIET)
 
@@ -148,6 +158,13 @@ class DatasetPanel:
             return [gr.skip(), problem(str(refused)), None]
         return [self._choices(kept.id), "", None]
 
+    async def save(self, id: str | None) -> AsyncGenerator[list[Any], None]:
+        """The repaired set as a new one, chosen when it is there."""
+        yield [gr.skip(), ""]
+        async with contextlib.aclosing(self.saving.save(id)) as saving:
+            async for said, made in saving:
+                yield [self._choices(made.id) if made else gr.skip(), said]
+
     # What it is
 
     async def look(self, id: str | None, drawn: str) -> AsyncGenerator[list[Any], None]:
@@ -158,17 +175,22 @@ class DatasetPanel:
             kept = self.datasets.get(id or "")
         except Refused:
             gone = ["", gr.skip(), view.NOTHING_YET, "", gr.Row(visible=False), gr.skip()]
-            hidden = [*self.columns.hidden(), *self.tokens.fresh(None)]
+            hidden = [
+                *self.validation.hidden(), *self.columns.hidden(), *self.tokens.fresh(None)
+            ]  # fmt: skip
             yield [*gone, gr.skip(), *hidden, *self._boxes({})]
             return
         key = f"{kept.id} {kept.how!r}"
         columns = began = quiet = key == drawn
-        at = len(self.columns.outputs) + len(self.tokens.outputs)
+        at = len(self._fields()) - 1 - BLANKS
         async for found in look(self.bench, self.datasets, kept):
             about, report = found.said.get("dataset"), found.said.get("report")
             filled = unchanged.copy()
             if about and not columns:
-                filled[:at] = [*self.columns.shown(kept, about), *self.tokens.fresh(about)]
+                filled[:at] = [
+                    *self.validation.shown(kept), *self.columns.shown(kept, about),
+                    *self.tokens.fresh(about),
+                ]  # fmt: skip
             filled[at:] = self._boxes(report["placeholders"] if report else {}, not began)
             began, columns = True, columns or bool(about)
             quiet = quiet and not (found.progress or found.problem)
@@ -177,7 +199,10 @@ class DatasetPanel:
 
     def _fields(self) -> list[Any]:
         """What can be typed into or opened."""
-        return [*self.columns.outputs, *self.tokens.outputs, self.blanks, *self.boxes]
+        return [
+            *self.validation.outputs, *self.columns.outputs, *self.tokens.outputs, self.blanks,
+            *self.boxes,
+        ]  # fmt: skip
 
     def _drawn(
         self, found: Look, about: dict[str, Any] | None, report: dict[str, Any] | None

@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,19 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "assets/datasets/werkbank-assist
 
 @dataclass(frozen=True)
 class How:
-    """How a dataset is read and repaired: plain JSON, as `Dataset.as_dict` gives it."""
+    """How a dataset is read and repaired: plain JSON, as `Dataset.as_dict` gives it.
+
+    validation: id of the set that it is validated with; "" for a share of its own rows.
+    """
 
     reading: dict[str, Any] = field(default_factory=dict)
     mapping: dict[str, Any] = field(default_factory=dict)
     steps: tuple[dict[str, Any], ...] = ()
+    validation: str = ""
+
+    def as_params(self) -> dict[str, Any]:
+        """As the doctor and the training take it."""
+        return {"reading": self.reading, "mapping": self.mapping, "steps": list(self.steps)}
 
 
 @dataclass(frozen=True)
@@ -73,27 +81,15 @@ class Datasets:
         """An upload, moved here. Raises Refused where it lies elsewhere or the disk is full."""
         source = adding.uploaded(file, uploads)
         wanted = adding.clean_name(name or source.name)
-        staged = self.folder / f".adding-{secrets.token_hex(6)}"
-        try:
-            (staged / "file").mkdir(parents=True, mode=0o700)
+        with self.staged() as staged:
             shutil.move(source, staged / "file" / wanted)
-            return self._keep(wanted, staged)
-        except OSError as error:
-            raise self._sentence(error) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            return self.keep(wanted, staged)
 
     def copy(self, file: Path) -> Kept:
         """One that comes with Werkbank, copied so that it may be changed and deleted."""
-        staged = self.folder / f".adding-{secrets.token_hex(6)}"
-        try:
-            (staged / "file").mkdir(parents=True, mode=0o700)
+        with self.staged() as staged:
             shutil.copyfile(file, staged / "file" / file.name)
-            return self._keep(file.name, staged)
-        except OSError as error:
-            raise self._sentence(error) from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            return self.keep(file.name, staged)
 
     def point(self, text: str) -> Kept:
         """A file or folder of this computer that lies in an allowed folder; it is not copied."""
@@ -111,17 +107,30 @@ class Datasets:
                 f"{real} is not in an allowed folder (allowed: {known}).",
                 "Allow its folder under Settings, or drop the file here.",
             )
-        return self._keep(real.name, None, real)
+        with self.staged() as staged:
+            return self.keep(real.name, staged, real)
 
-    def _keep(self, name: str, staged: Path | None, path: Path | None = None) -> Kept:
+    @contextlib.contextmanager
+    def staged(self) -> Iterator[Path]:
+        """A folder in which one is made, with a folder "file" in it; gone at the end, unless `keep`
+        took it. Raises Refused for what the disk refuses meanwhile."""
+        staged = self.folder / f".adding-{secrets.token_hex(6)}"
+        try:
+            (staged / "file").mkdir(parents=True, mode=0o700)
+            yield staged
+        except OSError as error:
+            raise self._sentence(error) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def keep(self, name: str, staged: Path, path: Path | None = None) -> Kept:
+        """What was made there is a dataset from now on: its file of this name, or the one at
+        `path`, which is not ours."""
         slug = re.sub(r"[^a-z0-9]+", "-", Path(name).stem.lower()).strip("-")[:40] or "data"
         id = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
         place = self.folder / id
         kept = Kept(id, name, str(path or place / "file" / name), path is None, time.time())
         try:
-            if staged is None:
-                staged = self.folder / f".adding-{secrets.token_hex(6)}"
-                staged.mkdir(parents=True, mode=0o700)
             write_json(staged / "how.json", asdict(kept), durable=True)
             os.replace(staged, place)
         except OSError as error:
@@ -163,6 +172,19 @@ class Datasets:
                 if kept.own and path.stat().st_size == len(said) and path.read_bytes() == said:
                     return kept
         return None
+
+    def validation(self, kept: Kept) -> dict[str, Any]:
+        """The set that it is validated with, as the doctor takes it; {} where it is a share of its
+        own rows, and where that set is gone."""
+        try:
+            other = self.get(kept.how.validation)
+        except Refused:
+            return {}
+        return {"path": other.path, **self.allowed_for(other), **other.how.as_params()}
+
+    def allowed_for(self, kept: Kept) -> dict[str, Any]:
+        """The folders that its file must lie in, where it is not ours."""
+        return {} if kept.own else {"allowed": [str(folder) for folder in self.allowed()]}
 
     # Changing
 

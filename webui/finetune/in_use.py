@@ -22,7 +22,10 @@ def check_dataset(bench: Bench, place: Path) -> None:
     for state in bench.jobs.listed():
         if not (state.live or state.resumable or state.status == "queued"):
             continue
-        if Path(str(bench.jobs.spec(state.id).get("dataset") or "")).is_relative_to(place):
+        spec = bench.jobs.spec(state.id)
+        beside = (spec.get("params") or {}).get("validation_set") or {}
+        reads = [str(spec.get("dataset") or ""), str(beside.get("path") or "")]
+        if any(Path(path).is_relative_to(place) for path in reads):
             raise Refused(
                 f"The training {state.name} reads this dataset, and could not go on without it.",
                 "Delete that training first, or wait for its end.",

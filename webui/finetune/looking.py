@@ -33,10 +33,13 @@ async def look(
     `base`: a reference of the model whose tokens are counted.
     """
     found = Look(kept, dict(kept.said))
-    if {"dataset", "report", "lengths"} <= kept.said.keys() and Path(kept.path).exists():
+    beside = datasets.validation(kept)  # it may have changed since
+    known = {"dataset", "report", "lengths"} <= kept.said.keys()
+    if known and kept.said.get("beside", {}) == beside and Path(kept.path).exists():
         yield found
         return
-    params = {"do": "examine", "exact": base != "none:"}
+    found.said["beside"] = beside
+    params = {"do": "examine", "exact": base != "none:", "validation": beside}
     async with contextlib.aclosing(ask(bench, datasets, kept, base, params)) as events:
         async for event in events:
             if isinstance(event, Item):
@@ -59,9 +62,9 @@ async def ask(
     """All events of one run of the doctor on this dataset, in a worker of its own that is gone at
     the end. `params`: of `backends.finetune.dataset`, without what `kept` says."""
     resident = bench.supervisor.admit("dataset", base, {}, "Dataset")
-    params = {"path": kept.path, **params, **as_params(kept)}
-    if not kept.own:
-        params["allowed"] = [str(folder) for folder in datasets.allowed()]
+    params = {
+        "path": kept.path, **params, **datasets.allowed_for(kept), **kept.how.as_params()
+    }  # fmt: skip
     try:
         async with contextlib.aclosing(bench.supervisor.run(resident, params)) as events:
             async for event in events:
@@ -69,11 +72,6 @@ async def ask(
     finally:
         # A task of its own: who left the page is cancelled again at every await.
         await asyncio.shield(asyncio.ensure_future(bench.supervisor.unload(resident)))
-
-
-def as_params(kept: Kept) -> dict[str, Any]:
-    how = kept.how
-    return {"reading": how.reading, "mapping": how.mapping, "steps": list(how.steps)}
 
 
 async def counted(

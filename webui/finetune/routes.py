@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
 from backends.base import Refused
 from backends.runtime.disk import read_lines
 from backends.runtime.job_state import JobState
 from backends.runtime.jobs import Jobs
 from webui.bench import Bench
+from webui.finetune.datasets import Datasets
 from webui.finetune.plan import corrected
 
 POINTS = 4000  # of a curve in one answer; a longer one is thinned out
@@ -49,6 +50,19 @@ def build_job_routes(bench: Bench) -> APIRouter:
             said["job"] |= {"message": why, "hint": "It starts by itself when there is room."}
         said["merging"] = any(ref.name == id for ref in bench.merges.running_refs())
         return JSONResponse(said)
+
+    @routes.get("/api/datasets/{id}/file")
+    async def file(id: str) -> Response:
+        """One of the datasets that lie in HOME, to be saved by the browser."""
+        datasets = Datasets(bench.home)
+        try:
+            kept = await asyncio.to_thread(datasets.get, id)
+        except Refused as refused:
+            return PlainTextResponse(str(refused), 404)
+        path = Path(kept.path).resolve()
+        if not path.is_relative_to(datasets.folder.resolve()) or not path.is_file():
+            return PlainTextResponse("This file is not here. Take it from where it lies.", 404)
+        return FileResponse(path, media_type="application/octet-stream", filename=kept.name)
 
     @routes.get("/api/jobs/{id}/card")
     async def card(id: str) -> Response:

@@ -17,6 +17,7 @@ import gradio as gr
 from backends.base import Refused
 from backends.finetune.sft_params import SftOptions, SftParams
 from backends.models.library import Listed
+from backends.runtime.job_spec import digest
 from webui.bench import Bench
 from webui.finetune import plan as plans
 from webui.finetune.dataset_panel import DatasetPanel
@@ -159,6 +160,8 @@ class TrainingPanel:
         said = kept.said
         if not {"dataset", "report", "lengths"} <= said.keys():
             raise Refused(WAITS, "")
+        if beside := self.dataset.datasets.validation(kept):  # measured in place of a share
+            given = {**given, "validation": 0.0, "validation_set": beside}
         return plans.defaults(
             self.bench, base, said["dataset"], said["lengths"], said["report"], given
         )
@@ -217,16 +220,24 @@ class TrainingPanel:
         self, id: str | None, ref: str | None, given: dict[str, Any], prompts: str, name: str
     ) -> str:
         kept, plan = self._kept(id), self._plan(id, ref, given)
-        return self.bench.jobs.create(spec_of(kept, plan, prompts, name))
+        beside = self.dataset.datasets.validation(kept)
+        return self.bench.jobs.create(spec_of(kept, plan, prompts, name, beside))
 
 
-def spec_of(kept: Kept, plan: plans.Plan, prompts: str, name: str) -> dict[str, Any]:
-    """The job's spec: the least form of `launch.py train`, with everything said."""
+def spec_of(
+    kept: Kept, plan: plans.Plan, prompts: str, name: str, beside: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The job's spec: the least form of `launch.py train`, with everything said.
+
+    beside: the set to validate with, of `Datasets.validation`; its hash is taken here.
+    """
     params = dict(plan.params)
     if questions := [question.strip() for question in prompts.splitlines() if question.strip()]:
         params["prompts"] = questions
-    how = kept.how
-    params["data"] = {"reading": how.reading, "mapping": how.mapping, "steps": list(how.steps)}
+    params["data"] = kept.how.as_params()
+    if beside:
+        known = {k: v for k, v in beside.items() if k != "allowed"}
+        params["validation_set"] = known | {"sha256": digest(beside["path"])}
     return {
         "task": "finetune",
         "method": "sft",

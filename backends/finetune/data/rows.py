@@ -122,6 +122,6 @@ KINDS: dict[str, Kind] = {
     "leak": Kind(
         "remark",
         "are in the validation set, too",
-        "Leave them out, else validation says nothing.",
+        "The training leaves them out: what was learned would be measured else.",
     ),
 }

@@ -174,3 +174,17 @@ def test_in_a_worker_it_tells_how_far_it_is_and_stops_when_it_is_asked_to(
 
     calls: list[Any] = []
     assert asyncio.run(body()) < 1.0
+
+
+def test_rows_that_the_validation_set_has_too_are_told(tmp_path: Path) -> None:
+    path = alpaca(tmp_path, 50)
+    (tmp_path / "other").mkdir()
+    beside = alpaca(tmp_path / "other", 8)
+    params = DatasetParams(path=str(path), do="examine", validation={"path": str(beside)})
+    findings = {f["kind"]: f for f in told(params)[0]["report"]["findings"]}
+    leaks = findings["leak"]
+    assert leaks["count"] == 7 and [row[0] for row in leaks["rows"]] == [2, 3, 4, 5, 6, 7, 8]
+    assert "validation set" in leaks["text"]
+    elsewhere = {"path": str(beside), "allowed": [str(tmp_path / "no")]}
+    with pytest.raises(Refused):
+        told(DatasetParams(path=str(path), do="examine", validation=elsewhere))

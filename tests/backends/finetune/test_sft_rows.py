@@ -14,6 +14,7 @@ from backends.events import Progress
 from backends.finetune import sft_rows
 from backends.finetune.data import Example, open_dataset
 from backends.finetune.sft_rows import IGNORED, Rows
+from backends.runtime.job_spec import digest
 
 
 class Letters:
@@ -90,3 +91,32 @@ def test_reading_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     _, told = collected(path)
     shares = [progress.step for progress in told]
     assert shares == sorted(shares) and 0.5 < shares[-1] <= 1.0 and "500 rows" in told[-1].note
+
+
+def test_a_set_to_validate_with_is_measured_whole_and_nothing_of_it_is_learned(
+    tmp_path: Path,
+) -> None:
+    rows, _ = collected(fill(tmp_path / "a.jsonl", [f"row {n}" for n in range(12)]), compare=True)
+    path = fill(tmp_path / "b.jsonl", ["row 3", "another", "row 7", "a third"])
+    rows.aside, _ = collected(path, compare=True)
+    learn, measure = rows.split(0.5, 3)
+    assert texts_of(measure) == ["row 3", "another", "row 7", "a third"]
+    assert texts_of(learn) == [f"row {n}" for n in range(12) if n not in (3, 7)]
+    assert "2 rows are in the validation set, too: not learned." in rows.notices(200)
+    rows.aside, _ = collected(tmp_path / "a.jsonl", compare=True)
+    with pytest.raises(Refused, match="Every row is in the set to validate with"):
+        rows.split(0.0, 3)
+
+
+def test_a_set_to_validate_with_that_is_another_by_now_is_refused(tmp_path: Path) -> None:
+    path = fill(tmp_path / "b.jsonl", ["one", "two"])
+    said = {"path": str(path), "sha256": digest(str(path)), "steps": [{"do": "take", "count": 1}]}
+    found = sft_rows.validation_set(said)
+    assert found and [e.text for e in found.examples()] == ["one"]
+    assert sft_rows.validation_set({}) is None
+    fill(path, ["one", "three"])
+    with pytest.raises(Refused, match="gone or has changed"):
+        sft_rows.validation_set(said)
+    path.unlink()
+    with pytest.raises(Refused, match="gone or has changed"):
+        sft_rows.validation_set(said)

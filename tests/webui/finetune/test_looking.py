@@ -7,9 +7,11 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from backends.runtime.job_spec import digest
 from webui.bench import Bench
 from webui.finetune.datasets import Datasets
 from webui.finetune.looking import Look, look
+from webui.finetune.saving_panel import SavingPanel
 
 
 def drive(home: Path, body: Callable[[Bench, Datasets], Awaitable[None]]) -> None:
@@ -76,5 +78,51 @@ def test_a_file_that_is_gone_or_forbidden_by_now_is_told(home: Path) -> None:
 
     async def last(bench: Bench, datasets: Datasets, id: str) -> Look:
         return [s async for s in look(bench, datasets, datasets.get(id))][-1]
+
+    drive(home, body)
+
+
+def test_rows_of_the_validation_set_are_found_and_looked_for_again_when_it_changes(
+    home: Path,
+) -> None:
+    async def body(bench: Bench, datasets: Datasets) -> None:
+        path = fill(home, 40)
+        other = home / "mine" / "b.jsonl"
+        other.write_text("".join(path.read_text("utf-8").splitlines(True)[:9]), "utf-8")
+        beside = datasets.point(str(other))
+        kept = datasets.change(datasets.point(str(path)).id, validation=beside.id)
+        assert await leaks(bench, datasets, kept.id) == 9
+        assert await leaks(bench, datasets, kept.id) == 9  # as it is kept
+        datasets.change(beside.id, steps=({"do": "take", "count": 4},))
+        assert await leaks(bench, datasets, kept.id) == 4
+        datasets.delete(beside.id)
+        assert datasets.validation(datasets.get(kept.id)) == {}
+        assert await leaks(bench, datasets, kept.id) == 0
+
+    async def leaks(bench: Bench, datasets: Datasets, id: str) -> int:
+        found = [s async for s in look(bench, datasets, datasets.get(id))][-1]
+        assert not found.problem
+        kinds = {f["kind"]: f["count"] for f in found.said["report"]["findings"]}
+        return int(kinds.get("leak", 0))
+
+    drive(home, body)
+
+
+def test_the_repaired_set_becomes_a_file_of_its_own(home: Path) -> None:
+    async def body(bench: Bench, datasets: Datasets) -> None:
+        kept = datasets.point(str(fill(home, 40)))
+        kept = datasets.change(kept.id, steps=({"do": "take", "count": 7},))
+        panel = SavingPanel(bench, datasets)
+        said, made = [found async for found in panel.save(kept.id)][-1]
+        assert made and made.own and made.name == "a-cleaned.jsonl"
+        written = Path(made.path)
+        assert len(written.read_text("utf-8").splitlines()) == 7
+        assert digest(made.path)[:16] in said and "7 rows, 33 left out" in said
+        assert written.with_name(written.name + ".manifest.json").exists()
+        assert (home / "mine" / "a.jsonl").stat().st_size > written.stat().st_size  # as it was
+        (home / "mine" / "a.jsonl").unlink()
+        said, made = [found async for found in panel.save(kept.id)][-1]
+        assert made is None and "a.jsonl" in said
+        assert not list(datasets.folder.glob(".adding-*"))
 
     drive(home, body)

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from backends.runtime.disk import write_json
 from backends.runtime.jobs import Jobs
+from webui.finetune.datasets import Datasets
 from webui.finetune.routes import POINTS, build_job_routes, thinned
 
 ID = "20260101-000000-mine"
@@ -39,7 +40,7 @@ def home(tmp_path: Path) -> Path:
 def client(home: Path) -> TestClient:
     app = FastAPI()
     nothing = SimpleNamespace(waiting_because=lambda id: "", running_refs=lambda: [])
-    bench: Any = SimpleNamespace(jobs=Jobs(home), job_ledger=nothing, merges=nothing)
+    bench: Any = SimpleNamespace(home=home, jobs=Jobs(home), job_ledger=nothing, merges=nothing)
     app.include_router(build_job_routes(bench))
     return TestClient(app)
 
@@ -78,3 +79,20 @@ def test_a_long_curve_is_thinned_but_keeps_its_end_and_what_is_rare() -> None:
     assert len(thin) <= POINTS + 2 and thin[0]["step"] == 1 and thin[-1]["step"] == 100_000
     assert lines[777] in thin
     assert thinned(lines[:POINTS]) == lines[:POINTS]
+
+
+def test_a_dataset_that_lies_in_home_is_given_to_the_browser_and_no_other_file(
+    client: TestClient, home: Path
+) -> None:
+    mine = home / "mine"
+    mine.mkdir()
+    (mine / "Über mich.jsonl").write_text('{"text": "x"}\n', "utf-8")
+    datasets = Datasets(home, lambda: [mine])
+    own, other = datasets.copy(mine / "Über mich.jsonl"), datasets.point(f"{mine}/Über mich.jsonl")
+    got = client.get(f"/api/datasets/{own.id}/file")
+    assert got.text == '{"text": "x"}\n' and "attachment" in got.headers["content-disposition"]
+    for wrong in (other.id, "gone", "..", "..%2f..%2fmine"):
+        assert client.get(f"/api/datasets/{wrong}/file").status_code == 404
+    how = home / "datasets" / own.id / "how.json"
+    how.write_text(json.dumps(json.loads(how.read_text("utf-8")) | {"path": "/etc/passwd"}))
+    assert client.get(f"/api/datasets/{own.id}/file").status_code == 404

@@ -50,6 +50,10 @@ def test_a_spec_says_all_that_the_job_needs(tmp_path: Path) -> None:
     assert spec["name"] == "mein Satz" and spec["base"] == "starter:x"
     assert spec["params"]["prompts"] == ["Who are you?", "Why?"]
     assert spec["params"]["data"]["steps"] == [{"do": "drop_duplicates"}]
+    beside = {"path": kept(tmp_path).path, "allowed": ["/x"], "reading": {}, "steps": []}
+    validated = spec_of(kept(tmp_path), plan(early_stop=2), "", "", beside)
+    read_set = understand(validated, tmp_path).params.validation_set
+    assert len(read_set["sha256"]) == 64 and "allowed" not in read_set
     asked = understand(spec, tmp_path)
     assert asked.params.epochs == 2.0 and asked.params.folder == str(tmp_path)
     assert spec_of(kept(tmp_path), plan(), " \n", "eigen")["params"]["prompts"] == ["chosen?"]
