@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,6 +121,37 @@ def test_the_example_is_one_click_and_what_was_deleted_comes_back(
     page.locator("#finetune-example").click()  # the same one again, not a second copy
     page.locator("#finetune-dataset input").click()
     expect(page.get_by_role("option")).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_repaired_set_is_saved_and_validates_the_one_that_it_came_of(
+    served_anew: Served, open_page: Open, picture: Picture, tmp_path: Path, width: int, scheme: str
+) -> None:
+    page = tab(
+        served_anew, open_page, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    page.locator("#finetune-drop input[type=file]").set_input_files(identity(tmp_path))
+    told = page.locator("#finetune-told")
+    expect(told).to_contain_text("4 rows can be trained on, 1 row left out", timeout=15_000)
+    expect(page.locator("#finetune-validation")).to_be_hidden()  # there is no other set
+    page.locator("#finetune-save").click()
+    saved = page.locator("#finetune-saved")
+    expect(saved).to_contain_text("4 rows, 1 left out", timeout=15_000)
+    expect(saved).to_contain_text("sha256")
+    chosen = page.locator("#finetune-dataset input")
+    expect(chosen).to_have_value("identität-cleaned.jsonl")
+    expect(told).to_contain_text("All 4 rows can be trained on", timeout=15_000)
+    with page.expect_download() as download:
+        saved.get_by_role("link").click()
+    lines = Path(download.value.path()).read_text("utf-8").splitlines()
+    assert len(lines) == 4 and download.value.suggested_filename == "identität-cleaned.jsonl"
+    choose(page, "finetune-validation", "identität.json")
+    expect(told).to_contain_text("4 rows are in the validation set, too", timeout=15_000)
+    picture(page, f"finetune-validated-{width}-{scheme}")
+    page.locator("#finetune-undo").click()
+    expect(page.locator("#finetune-validation input")).to_have_value(re.compile("A share"))
+    expect(told).not_to_contain_text("validation set, too", timeout=15_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 

@@ -68,6 +68,6 @@ def saved(made: Kept, manifest: dict[str, Any]) -> str:
     return (
         f'<div class="line good">Saved as <a href="/api/datasets/{escape(made.id)}/file" download>'
         f"{escape(made.name)}</a>: {told}."
-        f'<br><code class="hash" title="{escape(manifest["sha256"])}">sha256 '
+        f'<br><code title="{escape(manifest["sha256"])}">sha256 '
         f"{escape(manifest['sha256'][:16])}…</code></div>"
     )

@@ -36,7 +36,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         tiny("dora", adapter="dora", **still), tiny("full", adapter="full", **still),
         tiny("recomputed", checkpointing="on", **still),
         tiny("measured", max_steps=3, **measured),
-        tiny("early", early_stop=2, learning_rate=0.0, max_steps=9, **measured),
+        tiny("early", early_stop=2, learning_rate=0.0, max_steps=9, save_steps=1,
+             validation_set={"path": str(folder / "rows.json"),
+                             "steps": [{"do": "take", "count": 3}]}),
         tiny("cosine", scheduler="cosine", warmup_steps=2, max_steps=4, save_steps=9),
         tiny("cancelled", fault="cancel", at=3), tiny("continued", "cancelled"), tiny("uncut"),
         tiny("batch", **four), tiny("oom", fault="oom", at=4, **four),
@@ -105,7 +107,12 @@ def test_rows_set_aside_are_measured_and_never_learned(runs: Runs) -> None:
 def test_early_stop_ends_it_when_nothing_becomes_better(runs: Runs) -> None:
     assert sorted(runs.values("early")) == [1, 2, 3]
     assert runs.events("early")[-1]["usage"]["steps"] == 3
-    assert any("Ended early at step 3" in e["message"] for e in runs.events("early", "Notice"))
+    said = [e["message"] for e in runs.events("early", "Notice")]
+    assert any("Ended early at step 3" in message for message in said)
+    assert "3 rows are in the validation set, too: not learned." in said
+    learned = [tuple(row) for p in runs.passes("early") for row in p["rows"]]
+    aside = [tuple(row) for p in runs.passes("early", False) for row in p["rows"]]
+    assert len(set(aside)) == 3 and not set(aside) & set(learned)
     assert (runs.folder / "early" / "adapter").is_dir()
 
 
