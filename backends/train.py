@@ -24,6 +24,7 @@ from typing import IO
 
 from backends.base import Backend
 from backends.events import Done, Failed
+from backends.runtime import job_dataset
 from backends.runtime.disk import read_json
 from backends.runtime.job_spec import GRANT, same_dataset, understand
 from backends.runtime.job_writer import JobWriter, is_disk_full
@@ -90,10 +91,14 @@ class Job:
 
     def _run(self) -> tuple[str, Failed]:
         spec = read_json(self.folder / "spec.json")
-        asked = understand(spec, self.folder)
+        understand(spec, self.folder)
         self.out.begin("loading")
         note_versions(self.folder)
-        same_dataset(spec)
+        found = job_dataset.brought(spec, self.folder, self.out.take, lambda: not self._wanted())
+        if found is None:
+            return self._asked_to_end()
+        same_dataset(found)
+        asked = understand(found, self.folder)
         backend = asked.backend()
         backend.report = self.out.take
         backend.cancelled = lambda: bool(self._wanted())

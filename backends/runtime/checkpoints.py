@@ -99,8 +99,10 @@ def free_bytes_needed(last_size: int) -> int:
 
 
 def size_of(folder: Path) -> int:
-    """The bytes of all files in a folder, those in its folders too."""
-    return sum(file.stat().st_size for file in _files(folder))
+    """The bytes of all files in a folder, those in its folders too. What has a second name
+    elsewhere, as a dataset in the hub's cache, takes no room here."""
+    found = (file.lstat() for file in _files(folder))
+    return sum(stat.st_size for stat in found if stat.st_nlink == 1)
 
 
 def rotate(checkpoints: Path, keep: int, pinned: Collection[int] = ()) -> list[Path]:

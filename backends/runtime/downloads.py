@@ -26,17 +26,14 @@ from backends.models import hub_token, library
 from backends.models.hub import check_name
 from backends.models.hub_store import RepoStore
 from backends.models.repo import What
-from backends.runtime import frames
-from backends.runtime.process import CHECKOUT, child_environment, kill_tree, own_temp, start_flags
+from backends.runtime import fetching, frames
+from backends.runtime.fetching import GRACE
+from backends.runtime.process import CHECKOUT, kill_tree, own_temp, start_flags
 
 State = Literal["waiting", "running", "paused", "failed", "done"]
 LOG = logging.getLogger("werkbank.downloads")
-GRACE = 5.0  # seconds that the process gets to end after its stdin was closed
 TAIL_BYTES = 4000
 WRITE_EVERY = 1.0  # seconds, while bytes come
-# What the process needs beside a worker's environment: the hub's address and the way to it.
-NETWORK = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE",
-           "SSL_CERT_DIR", "HF_HUB_OFFLINE")  # fmt: skip
 CLOSED = "Werkbank was closed while this was being downloaded."
 GO_ON = "Go on with it: what has come is kept."
 
@@ -227,7 +224,7 @@ class Downloads:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             limit=frames.TO_PAGE_BYTES,
-            env=self._environment(),
+            env=fetching.environment(own_temp(self.home)),
             cwd=CHECKOUT,
             **start_flags(),
         )  # fmt: skip
@@ -257,18 +254,6 @@ class Downloads:
         else:
             hint = GO_ON if self._stopped else ""
             self._settle("paused", message=self._stopped, hint=hint)
-
-    def _environment(self) -> dict[str, str]:
-        """A worker's, but online, and with the token: it reaches this process and no other."""
-        more = {}
-        for name in NETWORK:
-            for key in (name, name.lower()):
-                if key in os.environ:
-                    more[key] = os.environ[key]
-        more.setdefault("HF_HUB_OFFLINE", "0")
-        if token := hub_token.read():
-            more["HF_TOKEN"] = token
-        return child_environment(own_temp(self.home), more)
 
     def _take(self, frame: dict[str, Any]) -> None:
         """One line of the process. It opens nothing that it downloads, and is believed no more

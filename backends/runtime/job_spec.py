@@ -10,6 +10,7 @@ from typing import Any
 from backends import BACKENDS
 from backends.base import Backend, ModelRef, Refused
 from backends.finetune.data import source
+from backends.models import data_cache
 from backends.params import read
 
 GRANT = "WERKBANK_GRANT_BYTES"  # the variable that says how much of the GPU a job may take
@@ -62,7 +63,9 @@ def understand(spec: dict[str, Any], folder: Path) -> Asked:
 
 def absolute_dataset(dataset: str, beside: Path) -> str:
     """A relative path counts from `beside`; a name of the hub stays. Raises Refused where there is
-    no such file."""
+    no such file, or where it is no name."""
+    if dataset.startswith("hub:"):
+        data_cache.parse(dataset)
     if not dataset or dataset.startswith("hub:"):
         return dataset
     path = (beside / Path(dataset).expanduser()).resolve()

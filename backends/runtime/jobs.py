@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from backends.base import Refused
-from backends.runtime import checkpoints, run_card, snapshots
+from backends.runtime import checkpoints, fetching, run_card, snapshots
 from backends.runtime.disk import read_json, read_lines, write_json
 from backends.runtime.job_spec import GRANT, absolute_dataset, digest, understand
 from backends.runtime.job_state import JobState, read_state
@@ -211,6 +211,8 @@ class Jobs:
         temp = self.path(id).resolve() / "tmp"
         temp.mkdir(exist_ok=True, mode=0o700)
         more = {"WERKBANK_HOME": str(self.home.resolve())}
+        if str(self.spec(id).get("dataset", "")).startswith("hub:"):
+            more |= fetching.way_to_the_hub()
         if grant := self.grants.get(id):
             more[GRANT] = str(grant)
         return child_environment(temp, more)

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from backends.runtime import job_dataset
 from backends.runtime.disk import read_json, read_lines, write_json
 from backends.runtime.process import CHECKOUT
 
@@ -35,7 +36,7 @@ def note_versions(folder: Path) -> None:
 
 def written(folder: Path, name: str, status: str) -> str:
     """The card of the job in `folder`, called `name`. Reads its whole curve: for a thread."""
-    spec = read_json(folder / "spec.json")
+    spec = job_dataset.pinned(read_json(folder / "spec.json"), folder)
     state, end = read_json(folder / "state.json"), read_json(folder / "exit.json")
     curve, samples = _curve(folder), read_lines(folder / "samples.jsonl")[0]
     asked = {key: value for key, value in spec.items() if key not in OURS}
@@ -78,11 +79,12 @@ def _facts(
     spec: dict[str, Any], state: dict[str, Any], status: str, curve: list[dict[str, Any]]
 ) -> str:
     dataset = str(spec.get("dataset", ""))
+    called = dataset if dataset.startswith("hub:") else Path(dataset).name
     sha256 = spec.get("dataset_sha256")
     rows = [
         ("Method", f"{spec.get('task', '')}, {spec.get('method', '')}"),
         ("Base", f"`{spec.get('base', '')}`"),
-        ("Dataset", f"{Path(dataset).name}, sha256 `{sha256}`" if sha256 else dataset),
+        ("Dataset", f"{called}, sha256 `{sha256}`" if sha256 else dataset),
         ("Status", f"{status}, {state.get('step', 0):g} of {state.get('total', 0):g} steps"),
         ("Time", _clock(float(state.get("worked") or 0))),
     ]
