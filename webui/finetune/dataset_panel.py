@@ -25,7 +25,6 @@ ENDINGS = [".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".txt", ".m
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 NOW: dict[str, Any] = {"queue": False, **QUIET}
 BLANKS = 6  # placeholders that have a box at once; the next ones come when these are filled
-LENGTH = 1024  # tokens a row, until a base model is chosen
 
 
 class DatasetPanel:
@@ -216,7 +215,7 @@ class DatasetPanel:
         if report:
             told += view.verdict(report)
         if lengths := found.said.get("lengths"):
-            told += view.lengths(lengths, LENGTH)
+            told += view.lengths(lengths)
         kinds = {f["kind"] for f in report["findings"]} if report else set()
         return [
             said, told, rows, gr.Row(visible=True), gr.Button(visible="duplicate" in kinds),

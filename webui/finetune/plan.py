@@ -58,13 +58,15 @@ class TrainForecast:
 
 @dataclass(frozen=True)
 class Plan:
-    """`options` and `params` go into a job's spec as they are; `reasons`: a sentence each."""
+    """`options` and `params` go into a job's spec as they are; `reasons`: a sentence each. `cut`:
+    the share of the rows' tokens (0 to 1) that lies behind the length."""
 
     base: Listed
     options: dict[str, Any]
     params: dict[str, Any]
     reasons: tuple[str, ...] = ()
     forecast: TrainForecast = field(default_factory=TrainForecast)
+    cut: float = 0.0
 
 
 def bases(bench: Bench) -> list[Listed]:
@@ -128,7 +130,8 @@ def defaults(
     options = options | {"quantisation": chosen.plan.quantisation}
     answers = len(params["prompts"]) * int(params["prompt_tokens"])
     forecast = _forecast(bench, str(base.ref), source, room, chosen, wanted.keep, answers)
-    return Plan(base, options, _whole(_params(chosen) | params), _reasons(chosen), forecast)
+    cut = rows.cut(chosen.plan.length)
+    return Plan(base, options, _whole(_params(chosen) | params), _reasons(chosen), forecast, cut)
 
 
 def room_of(bench: Bench, model: str, device: str) -> Room:

@@ -261,6 +261,9 @@ def foretold(plan: plans.Plan, given: dict[str, Any]) -> str:
             f'<div class="bar fit{"" if forecast.fits else " over"}" role="img" '
             f'aria-label="{label}" title="{label}"><i style="width:{100 * share:.0f}%"></i></div>'
         )
+    if plan.cut:
+        share, length = max(0.1, 100 * plan.cut), plan.params["max_length"]
+        told += line(f"{share:.1f} % of the tokens are cut at the length {length:,}.", "note")
     if plan.reasons:
         items = "".join(f"<li>{escape(reason)}</li>" for reason in plan.reasons)
         own = f" · {len(given)} set by you" if given else ""

@@ -66,25 +66,25 @@ def finding(found: dict[str, Any]) -> str:
     )
 
 
-def lengths(told: dict[str, Any], chosen: int) -> str:
-    """Bars of how many rows have so many tokens, and what the chosen length (tokens) cuts."""
+def lengths(told: dict[str, Any]) -> str:
+    """Bars of how many rows have so many tokens, and what the usual lengths would cut. What the
+    length of a training cuts is said with its forecast."""
     bars = told["histogram"]
     if not bars:
         return ""
     most = max(count for _, _, count in bars) or 1
     about = "" if told["exact"] else "about "
     drawn = "".join(
-        f'<i class="{"over" if low >= chosen else ""}" '
-        f'style="height:{max(2, 100 * n / most):.0f}%" '
+        f'<i style="height:{max(2, 100 * n / most):.0f}%" '
         f'title="{low:,} to {high - 1:,} tokens: {_rows(n)}"></i>'
         for low, high, n in bars
     )
-    rows, tokens = told["cut"].get(str(chosen), (0, 0))
-    cut = (
-        f"At {chosen:,} tokens a row {_rows(rows)} would be cut, and {tokens:,} tokens lost."
-        if rows
-        else f"No row is longer than {chosen:,} tokens."
-    )
+    cuts = [(int(length), rows) for length, (rows, _) in told["cut"].items()]
+    some = [f"{_rows(rows)} at {length:,} tokens" for length, rows in cuts if rows]
+    whole = next((length for length, rows in cuts if not rows), None)
+    cut = f"Would be cut: {', '.join([*some[-3:], *([f'none at {whole:,}'] if whole else [])])}."
+    if not some:
+        cut = f"No row is longer than {whole:,} tokens."
     summary = (
         f"{about}{told['total']:,} tokens in all; half of the rows have at most "
         f"{told['median']:,}, the longest {told['longest']:,}."
@@ -92,7 +92,7 @@ def lengths(told: dict[str, Any], chosen: int) -> str:
     return (
         f'<div class="lengths" role="img" aria-label="{summary}">{drawn}</div>'
         f'<div class="line note">{summary[:1].upper()}{summary[1:]}</div>'
-        f'<div class="line {"bad" if rows else "note"}">{cut}</div>'
+        f'<div class="line note">{cut}</div>'
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def test_a_spec_says_all_that_the_job_needs(tmp_path: Path) -> None:
     assert asked.params.epochs == 2.0 and asked.params.folder == str(tmp_path)
     assert spec_of(kept(tmp_path), plan(), " \n", "eigen")["params"]["prompts"] == ["chosen?"]
     assert spec_of(kept(tmp_path), plan(), "", " eigen ")["name"] == "eigen"
+
+
+def test_what_the_length_cuts_is_said() -> None:
+    cut = replace(plan(max_length=512), cut=0.0004)
+    assert "0.1 % of the tokens are cut at the length 512." in foretold(cut, {})
+    assert "are cut" not in foretold(plan(max_length=512), {})
 
 
 def test_a_forecast_shows_what_fits_and_why(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_what_stands_in_the_file_stays_text(tmp_path: Path) -> None:
     path.write_text(f'prompt,completion\n"{EVIL.replace(chr(34), chr(34) * 2)}",b\nx,\n', "utf-8")
     told = said(path)
     html = view.head(told["dataset"], told["report"]) + view.verdict(told["report"])
-    html += view.rows(told["dataset"]) + view.lengths(told["lengths"], 512)
+    html += view.rows(told["dataset"]) + view.lengths(told["lengths"])
     assert "<img" not in html and "&lt;img" in html
     assert "1 row can be trained on, 1 row left out" in html
 
@@ -37,14 +37,15 @@ def test_columns_that_nobody_knows_are_asked_for(tmp_path: Path) -> None:
     assert "Choose the column for" in html and "<img" not in html
 
 
-def test_the_cut_is_that_of_the_chosen_length(tmp_path: Path) -> None:
+def test_what_the_usual_lengths_would_cut_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     long = "word " * 2000
     path.write_text(f'{{"text": "short"}}\n{{"text": "{long}"}}\n', "utf-8")
     told = said(path)["lengths"]
-    assert "At 512 tokens a row 1 row would be cut" in view.lengths(told, 512)
-    assert "No row is longer than 16,384 tokens" in view.lengths(told, 16384)
-    assert view.lengths(told, 512).count('class="over"') >= 1
+    cut = "Would be cut: 1 row at 512 tokens, 1 row at 1,024 tokens, 1 row at 2,048 tokens, "
+    assert cut + "none at 4,096." in view.lengths(told)
+    path.write_text(path.read_text("utf-8").splitlines()[0] + "\n", "utf-8")
+    assert "No row is longer than 256 tokens." in view.lengths(said(path)["lengths"])
 
 
 def test_tokens_stay_text_and_the_cut_is_told() -> None:
