@@ -149,12 +149,14 @@ class Backend:
     """One model in memory. Made in a worker, used by one thread, one run at a time.
 
     `report` may be called by `load` to say how far it is; `run` yields instead. `cancelled` turns
-    true when somebody pressed Stop: a long step that cannot yield looks at it.
+    true when somebody pressed Stop: a long step that cannot yield looks at it. `hurried` turns true
+    when the process is to be gone in seconds: what is not needed to go on later is left out.
     """
 
     card: ClassVar[Card]
     report: Callable[[Event], None] = staticmethod(lambda event: None)
     cancelled: Callable[[], bool] = staticmethod(lambda: False)
+    hurried: Callable[[], bool] = staticmethod(lambda: False)
 
     def load(self, model: ModelRef, options: Any) -> None:
         """Bring `model` into memory. Raises Refused where that cannot be done."""

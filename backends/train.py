@@ -51,6 +51,7 @@ class Control:
 
     def __init__(self, file: Path) -> None:
         self.file, self._asked, self._looked = file, "", 0.0
+        self.hurried = False
 
     def wanted(self) -> str:
         """Looks at the file at most every `POLL` seconds, and keeps to what it once said."""
@@ -62,10 +63,11 @@ class Control:
         return self._asked
 
     def signalled(self, number: int, frame: FrameType | None) -> None:
-        """Ctrl-C or SIGTERM: stop with a checkpoint; at the second one, without."""
-        if self._asked == "stop":
+        """Ctrl-C or SIGTERM: stop with a checkpoint, also where that was asked for already; at the
+        second one, without."""
+        if self.hurried:
             raise Ended
-        self._asked = "stop"
+        self._asked, self.hurried = self._asked or "stop", True
 
 
 class Job:
@@ -102,6 +104,7 @@ class Job:
         backend = asked.backend()
         backend.report = self.out.take
         backend.cancelled = lambda: bool(self._wanted())
+        backend.hurried = lambda: self.control.hurried
         if grant := os.environ.get(GRANT, ""):
             importlib.import_module("torch")  # which then keeps to it
             limit_gpu({"grant_bytes": grant})

@@ -5,6 +5,7 @@
     sft_rows.py     the dataset as token rows, answers marked
     sft_setup.py    SFTConfig, LoRA, the adapter's folder (heavy inside its functions)
     sft_trainer.py  SFTTrainer with sealed checkpoints, as a source of events (heavy)
+    sft_memory.py   what it does where memory runs out
 
 The trainer runs in a thread of its own and waits until each event has been taken: what a step said
 is on the disk before the next step begins.
@@ -29,6 +30,7 @@ from backends.runtime import checkpoints
 
 if TYPE_CHECKING:
     from backends.finetune import sft_rows
+    from backends.finetune.sft_memory import OutOfMemory
     from backends.finetune.sft_trainer import Watch
 
 
@@ -48,17 +50,21 @@ class Sft(Backend):
 
     def load(self, model: ModelRef, options: SftOptions) -> None:
         self.ref = catalogue.training_base(model)
-        path = library.prepare(self.ref, self.report, self.cancelled)
+        self.path = library.prepare(self.ref, self.report, self.cancelled)
         self.device, self.quantisation = sft_setup.choose(options)
         if self.device == "cuda":
             import torch
 
             torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for each unseen length
         self.report(Progress(0, 0, f"opening {self.ref.name} as {self.quantisation}"))
-        self.tokenizer, self.model = open_model(path, {"": self.device}, self.quantisation)
+        self._open()
         row = library.row_of(self.ref)
         self.template = catalogue.training_template(row) if row else ""
         self.system = row.system if row else ""
+
+    def _open(self) -> None:
+        opened = open_model(self.path, {"": self.device}, self.quantisation)
+        self.tokenizer, self.model = opened
 
     def unload(self) -> None:
         for name in ("model", "tokenizer"):
@@ -71,7 +77,12 @@ class Sft(Backend):
 
         sft_setup.check(params, self.quantisation)
         folder = Path(params.folder)
+        again = (folder / "checkpoints").is_dir()
         found = checkpoints.newest(folder / "checkpoints") if params.resume else None
+        if found:
+            yield Notice(f"Resumed after step {checkpoints.step_of(found)}.")
+        elif again:
+            yield Notice("There is no whole snapshot to go on from, so it begins anew.")
         encoder = sft_rows.Encoder(self.tokenizer, self.template, self.system, params.answers_only)
         yield Progress(0, 0, "reading the dataset")
         dataset = sft_rows.opened(params.dataset, params.data)
@@ -91,7 +102,7 @@ class Sft(Backend):
             yield Notice(note)
         events: queue.Queue[Any] = queue.Queue()
         teller = _Teller(events)
-        watch = sft_setup.watch(params, teller.say, self.cancelled, encoder)
+        watch = sft_setup.watch(self, params, teller.say, encoder)
         if found:
             _remember(watch, found)
         thread = threading.Thread(
@@ -109,38 +120,69 @@ class Sft(Backend):
         self, params: SftParams, rows: sft_rows.Rows, watch: Watch, found: Path | None
     ) -> Any:
         """In the thread. Halves the micro-batch as often as memory runs out."""
-        from backends.finetune.sft_trainer import OutOfMemory
+        from backends.finetune.sft_memory import free_memory
 
         self.model = sft_setup.with_adapter(self.model, params, self.ref)
         while True:
             trainer = sft_setup.trainer(self, params, rows, watch)
             if found and trainer.take_done(found):
                 return trainer
-            try:
-                trainer.train(resume_from_checkpoint=str(found) if found else None)
+            short = trainer.learn(str(found) if found else None)
+            if short is None:
                 return trainer
-            except OutOfMemory as error:
-                trainer.model.zero_grad(set_to_none=True)
-                sft_setup.free_memory()
-                if watch.micro_batch == 1:
-                    if error.step:
-                        trainer.save_sealed(trainer.rng)
-                    raise
-                watch.micro_batch, watch.accumulation = sft_setup.halved(watch)
-                if error.step:  # nothing of the step that failed is in it
-                    found = trainer.save_sealed(trainer.rng)
-                watch.say(
-                    Notice(
-                        f"Memory ran out at step {error.step + 1}. The micro-batch is now "
-                        f"{watch.micro_batch}, with accumulation {watch.accumulation}: the "
-                        "effective batch and the order of the rows stay."
-                    )
-                )
+            found = self._with_less(watch, trainer, short)
+            del trainer  # and its optimizer's numbers
+            if short.torn and not found:
+                self._anew(params)
+            free_memory()
+
+    def _with_less(self, watch: Watch, trainer: Any, short: OutOfMemory) -> Path | None:
+        """After a step that did not fit: the checkpoint to go on from with a smaller micro-batch,
+        None where it begins anew. Raises `short` where there is no smaller one."""
+        from backends.finetune.sft_memory import free_memory, halved
+
+        trainer.model.zero_grad(set_to_none=True)
+        free_memory()
+        whole = short.step and not short.torn  # then nothing of the step that failed is in it
+        if watch.micro_batch == 1:
+            if whole:
+                trainer.save_sealed(trainer.rng)
+            raise short
+        less, found = halved(watch), None
+        if short.torn:
+            found = checkpoints.newest(watch.checkpoints)
+            watch.best, watch.waited, watch.bad = None, 0, 0
+            if found:
+                _remember(watch, found)
+        watch.micro_batch, watch.accumulation = less
+        if whole:
+            found = trainer.save_sealed(trainer.rng)
+        step = checkpoints.step_of(found) if found else 0
+        back = f" It goes back to {f'step {step}' if step else 'the beginning'}: the weights were "
+        watch.say(
+            Notice(
+                f"Memory ran out at step {short.step + 1}."
+                + (f"{back}being changed." if short.torn else "")
+                + f" The micro-batch is now {watch.micro_batch}, with accumulation "
+                f"{watch.accumulation}: the effective batch and the order of the rows stay."
+            )
+        )
+        return found
+
+    def _anew(self, params: SftParams) -> None:
+        """The base as it was, with a fresh adapter."""
+        from backends.finetune.sft_memory import free_memory
+
+        self.unload()
+        free_memory()
+        self._open()
+        self.model = sft_setup.with_adapter(self.model, params, self.ref)
 
     def _end(
         self, params: SftParams, watch: Watch, teller: _Teller, sha256: str
     ) -> Iterator[Event]:
-        from backends.finetune.sft_trainer import DiskShort, OutOfMemory
+        from backends.finetune.sft_memory import OutOfMemory
+        from backends.finetune.sft_trainer import DiskShort
 
         error = teller.error
         if isinstance(error, OutOfMemory):

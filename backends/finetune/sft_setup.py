@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -49,23 +48,14 @@ def check(params: SftParams, quantisation: str) -> None:
         raise Refused("This training has no folder or no dataset.", "Start it as a job.")
 
 
-def watch(
-    params: SftParams, say: Callable[[Event], None], cancelled: Callable[[], bool], encoder: Encoder
-) -> Watch:
+def watch(job: Sft, params: SftParams, say: Callable[[Event], None], encoder: Encoder) -> Watch:
     from backends.finetune.sft_trainer import Watch
 
     return Watch(
-        say, cancelled, Path(params.folder), params.keep, params.prompts,
+        say, job.cancelled, job.hurried, Path(params.folder), params.keep, params.prompts,
         encoder.prompt, params.prompt_tokens, params.early_stop, params.micro_batch,
         params.accumulation,
     )  # fmt: skip
-
-
-def halved(watch: Watch) -> tuple[int, int]:
-    """A smaller micro-batch, and the accumulation that keeps the effective batch."""
-    micro = watch.micro_batch
-    less = next(n for n in range(micro // 2, 0, -1) if micro % n == 0)
-    return less, watch.accumulation * (micro // less)
 
 
 def name_of_base(ref: ModelRef) -> str:
@@ -146,14 +136,6 @@ def config(job: Sft, params: SftParams, watch: Watch, held: int) -> Any:
         disable_tqdm=True,
         push_to_hub=False,
     )
-
-
-def free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def save(job: Sft, params: SftParams, watch: Watch, sha256: str) -> Path:

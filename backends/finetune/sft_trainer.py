@@ -15,18 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from backends.events import Artifact, Event, Item, Metric, Notice, Progress
+from backends.finetune.sft_memory import Hurried, Sparing, free_memory, is_short
 from backends.runtime import checkpoints, snapshots
 
 OWN_STATE = "werkbank.json"
 NOT_FINITE = 3  # steps in a row, after which it has diverged
-
-
-class OutOfMemory(Exception):
-    """A step did not fit; nothing of it was kept. `step` is the last one that was done."""
-
-    def __init__(self, step: int, detail: str) -> None:
-        super().__init__(detail)
-        self.step = step
 
 
 class DiskShort(Exception):
@@ -45,12 +38,14 @@ class Closed(BaseException):
 class Watch:
     """What a training tells and hears, and how it went so far.
 
-    say: takes every event. cancelled: true when it should end. ask: answers a pinned question.
+    say: takes every event. cancelled: true when it should end. hurried: true when in seconds.
+    prompt_ids: of a pinned question.
     best, waited: of the validation loss; they outlive a resume, as the micro-batch does.
     """
 
     say: Callable[[Event], None]
     cancelled: Callable[[], bool]
+    hurried: Callable[[], bool]
     folder: Path
     keep: int
     prompts: tuple[str, ...] = ()
@@ -75,7 +70,7 @@ def make(watch: Watch, **more: Any) -> Any:
     import transformers
     import trl
 
-    trainer_class = type("Trainer", (Sealing, trl.SFTTrainer), {})
+    trainer_class = type("Trainer", (Sealing, Sparing, trl.SFTTrainer), {})
     listener_class = type("Listener", (Listener, transformers.TrainerCallback), {})
     listener = listener_class(watch)
     trainer = trainer_class(watch=watch, callbacks=[listener], **more)
@@ -107,17 +102,8 @@ class Sealing:
 
     def __init__(self, *args: Any, watch: Watch, **more: Any) -> None:
         self.watch = watch
-        self.rng: dict[str, Any] = {}
+        self.rng: dict[str, Any] = {}  # at the beginning of this step, as a resume needs it
         super().__init__(*args, **more)
-
-    def training_step(self, *args: Any, **more: Any) -> Any:
-        import torch
-
-        try:
-            loss = super().training_step(*args, **more)  # type: ignore[misc]
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemory(self.state.global_step, str(error)) from None
-        return loss
 
     def take_done(self, found: Path) -> bool:
         """Whether `found` is the checkpoint of the last step: its weights are taken then. `train`
@@ -198,26 +184,48 @@ class Sealing:
         return folder
 
     def answer(self) -> None:
-        """What the pinned questions are answered now, without chance, and none of it used up."""
-        if not self.watch.prompts:
+        """What the pinned questions are answered now, without chance, and none of it used up.
+        Left out, and said so, where there is no memory for it."""
+        if not self.watch.prompts or self.watch.hurried():
             return
+        states = random_states()
+        self.model.eval()
+        try:
+            for prompt in self.watch.prompts:
+                said = {"step": self.state.global_step, "prompt": prompt,
+                        "answer": self._answer_to(prompt)}  # fmt: skip
+                self.watch.say(Item("sample", said))
+            short = False
+        except Hurried:
+            short = False
+        except (MemoryError, RuntimeError) as error:
+            if not is_short(error):
+                raise
+            short = True
+        self.model.train()
+        set_random_states(states)
+        if short:
+            free_memory()
+            told = "Memory ran out while the pinned questions were answered"
+            self.watch.say(
+                Notice(
+                    f"{told} after step {self.state.global_step}, so answers are missing there. "
+                    "The training goes on."
+                )
+            )
+
+    def _answer_to(self, prompt: str) -> str:
         import torch
 
-        model, states = self.model, random_states()
-        model.eval()
-        for prompt in self.watch.prompts:
-            ids = torch.tensor([self.watch.prompt_ids(prompt)], device=model.device)
-            with torch.no_grad():
-                made = model.generate(
-                    input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
-                    max_new_tokens=self.watch.prompt_tokens, use_cache=True, temperature=None,
-                    top_p=None, top_k=None,
-                )  # fmt: skip
-            text = self.processing_class.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
-            said = {"step": self.state.global_step, "prompt": prompt, "answer": text}
-            self.watch.say(Item("sample", said))
-        model.train()
-        set_random_states(states)
+        trainer: Any = self
+        ids = torch.tensor([self.watch.prompt_ids(prompt)], device=self.model.device)
+        with torch.no_grad():
+            made = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                max_new_tokens=self.watch.prompt_tokens, use_cache=True, temperature=None,
+                top_p=None, top_k=None, stopping_criteria=[trainer.look],
+            )  # fmt: skip
+        return str(self.processing_class.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 class Listener:
@@ -238,9 +246,17 @@ class Listener:
             self.trainer.answer()
         self.watch.say(Progress(state.global_step, state.max_steps, "training"))
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.epoch_rng = random_states()
+
+    def on_step_begin(
+        self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **more: Any
+    ) -> None:
         self.began, self.tokens = time.monotonic(), self.trainer._total_train_tokens
-        self.trainer.rng = random_states()
+        # The order of an epoch's rows is drawn before its first step, and drawn again by a resume.
+        steps = max(1, -(-len(train_dataloader) // args.gradient_accumulation_steps))
+        first = state.global_step % steps == 0
+        self.trainer.rng = self.epoch_rng if first else random_states()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         if self.watch.cancelled() and state.global_step < state.max_steps:

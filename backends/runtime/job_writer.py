@@ -75,7 +75,6 @@ class JobWriter:
         (self.folder / "reserve").write_bytes(b"\0" * RESERVE)
         if self._again:
             self._state["resumed"] += 1
-            self.take(Notice(f"Resumed after step {self._state['step']:g}."))
         self.status(status)
 
     def measure(self, device: str) -> None:

@@ -49,7 +49,7 @@ class Counting(Backend):
         done = checkpoints.step_of(from_here) if from_here else 0
         total = int((from_here / "weights").read_text("utf-8")[:20]) if from_here else 0
         print("a library prints", params.dataset)
-        yield Notice(f"begins after step {done}")
+        yield Notice(f"Resumed after step {done}." if done else "It begins.")
         for step in range(done + 1, params.max_steps + 1):
             time.sleep(params.step_seconds)
             total += step

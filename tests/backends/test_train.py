@@ -126,6 +126,19 @@ def test_a_signal_is_a_stop_with_a_checkpoint_and_the_second_one_ends_it(
     assert ended(folder)["status"] == "stopped"
 
 
+def test_a_signal_after_the_wish_to_stop_still_waits_for_the_checkpoint(tmp_path: Path) -> None:
+    params = {"max_steps": 50, "step_seconds": 0.6, "save_steps": 1000}
+    folder = job_folder(tmp_path, params=params)
+    process = begin(folder, tmp_path)
+    until(lambda: read_json(folder / "state.json").get("step", 0) >= 1)
+    (folder / "control.json").write_text(json.dumps({"stop": "checkpoint"}))
+    until(lambda: lines(folder)[-1]["step"] >= 2)  # it looks at the file when a step is done
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert ended(folder)["status"] == "stopped"
+    assert (folder / "checkpoints" / f"step-{lines(folder)[-1]['step']:06}").is_dir()
+
+
 def test_a_killed_job_leaves_no_end_and_goes_on_from_the_last_sound_checkpoint(
     tmp_path: Path,
 ) -> None:

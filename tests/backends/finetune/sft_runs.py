@@ -76,6 +76,9 @@ def write_down(file: Path) -> None:
     trl.SFTTrainer.compute_loss = seen
 
 
+HURRY: list[int] = []
+
+
 def inject(fault: str, at: int, out: Path) -> None:
     """Put a fault into this process."""
     if fault == "kill-save":
@@ -102,6 +105,11 @@ def inject(fault: str, at: int, out: Path) -> None:
         loss = compute(self, model, inputs, *args, **more)
         if self.state.global_step + 1 >= at:
             rows = inputs["labels"].shape[0]
+            if fault == ("hurry" if model.training else "hurry-eval"):
+                HURRY.append(1)
+            if fault == "oom-eval-always" or (fault == "oom-eval" and rows > 1):
+                if not model.training:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
             late = fault == "oom-late" and rows > 1 and next(calls) % 2  # after a first micro-batch
             if fault == "oom-always" or (fault == "oom" and rows > 1) or late:
                 with out.with_suffix(".rows.jsonl").open("a") as file:
@@ -112,8 +120,40 @@ def inject(fault: str, at: int, out: Path) -> None:
         return loss
 
     calls = itertools.count()
-    if fault in ("oom", "oom-always", "oom-late", "nan"):
+    if fault == "oom-step":
+        tear_step(at, out)
+    if fault in ("oom-answer", "hurry-answer"):
+        from transformers import GenerationMixin
+
+        generate = GenerationMixin.generate
+
+        def some(*args: Any, **more: Any) -> Any:
+            if fault == "hurry-answer" and next(calls) >= at:
+                HURRY.append(1)
+            elif fault == "oom-answer" and next(calls) >= at:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return generate(*args, **more)
+
+        GenerationMixin.generate = some
+    if fault in ("oom", "oom-always", "oom-late", "oom-eval", "oom-eval-always", "nan",
+                 "hurry", "hurry-eval"):  # fmt: skip
         trl.SFTTrainer.compute_loss = wrong
+
+
+def tear_step(at: int, out: Path) -> None:
+    """Memory runs out when the optimizer has changed the weights for the `at`-th time."""
+    apply, calls = torch.optim.AdamW.step, itertools.count(1)
+
+    def torn(*args: Any, **more: Any) -> Any:
+        made = apply(*args, **more)
+        if next(calls) == at:
+            with out.with_suffix(".rows.jsonl").open("a") as file:
+                for step in range(max(1, at - 1), at + 1):  # a checkpoint is two steps old at most
+                    file.write(json.dumps({"failed": step}) + "\n")
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return made
+
+    torch.optim.AdamW.step = torn  # type: ignore[method-assign]
 
 
 def run(backend: Sft, spec: dict[str, Any], out: Path) -> None:
@@ -121,7 +161,8 @@ def run(backend: Sft, spec: dict[str, Any], out: Path) -> None:
     inject(fault, at, out)
     write_down(out.with_suffix(".rows.jsonl"))
     stop = []
-    backend.cancelled = lambda: bool(stop)  # type: ignore[method-assign]
+    backend.cancelled = lambda: bool(stop or HURRY)  # type: ignore[method-assign]
+    backend.hurried = lambda: bool(HURRY)  # type: ignore[method-assign]
     with out.open("w", encoding="utf-8") as file:
         for event in backend.run(read(SftParams, spec["params"])):
             file.write(json.dumps(to_json(event)) + "\n")

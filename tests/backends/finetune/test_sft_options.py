@@ -30,6 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
     still = {"lora_dropout": 0.0}
     four = {"micro_batch": 4, "accumulation": 2}
+    rare = {"save_steps": 9}
     measured = {"validation": 0.3, "save_steps": 1}
     return run_all(folder, [
         tiny("plain", **still), tiny("rslora", adapter="rslora", **still),
@@ -44,6 +45,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         tiny("batch", **four), tiny("oom", fault="oom", at=4, **four),
         tiny("oom-first", fault="oom", at=1, **four),
         tiny("oom-late", fault="oom-late", at=3, **four),
+        tiny("oom-step", fault="oom-step", at=4, **four),
+        tiny("oom-step-first", fault="oom-step", at=1, **four),
+        tiny("halved", micro_batch=2, accumulation=4),
+        tiny("oom-step-full", fault="oom-step", at=1, adapter="full", **four),
+        tiny("halved-full", adapter="full", micro_batch=2, accumulation=4),
+        tiny("oom-eval", max_steps=3, fault="oom-eval", at=2, **measured),
+        tiny("oom-eval-always", max_steps=3, fault="oom-eval-always", at=4, **measured),
+        tiny("oom-answer", fault="oom-answer", at=1, prompts=["Who are you?", "And who am I?"]),
+        *(step for at in (3, 4) for step in (
+            tiny(f"hurry-{at}", fault="hurry", at=at, **four, **rare),
+            tiny(f"hurried-{at}", f"hurry-{at}", **four, **rare),
+        )),
+        tiny("hurry-eval", max_steps=3, fault="hurry-eval", at=3, **measured),
+        tiny("hurry-answer", fault="hurry-answer", at=1, prompts=["Who are you?"]),
         tiny("oom-always", fault="oom-always", at=4), tiny("after-oom", "oom-always"),
         tiny("pinned", save_steps=1, keep=2, pinned=[1]),
         tiny("nan", fault="nan", at=3), tiny("no-disk", fault="disk", at=1),
@@ -150,7 +165,26 @@ def test_cancelled_it_writes_a_checkpoint_and_goes_on_from_there(runs: Runs) -> 
     assert runs.adapter("cancelled") == runs.adapter("uncut")
 
 
-@pytest.mark.parametrize(("name", "at"), [("oom", 4), ("oom-first", 1), ("oom-late", 3)])
+@pytest.mark.parametrize("at", [3, 4])  # the first step of the second epoch, and its second one
+def test_with_seconds_left_it_gives_the_step_up_and_goes_on_as_if_uncut(
+    at: int, runs: Runs
+) -> None:
+    assert runs.events(f"hurry-{at}")[-1]["cancelled"]
+    assert max(runs.values(f"hurry-{at}")) == at - 1 and runs.steps(f"hurry-{at}")[0] == at - 1
+    assert min(runs.values(f"hurried-{at}")) == at
+    assert runs.adapter(f"hurry-{at}") == runs.adapter("batch")
+
+
+def test_with_seconds_left_neither_validation_nor_answers_are_waited_for(runs: Runs) -> None:
+    assert runs.events("hurry-eval")[-1]["cancelled"] and runs.steps("hurry-eval")[-1] == 2
+    assert sorted(runs.values("hurry-eval", "validation_loss")) == [1]
+    assert runs.events("hurry-answer")[-1]["cancelled"] and runs.steps("hurry-answer") == [2]
+    assert [e["data"]["step"] for e in runs.events("hurry-answer", "Item")] == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [("oom", 4), ("oom-first", 1), ("oom-late", 3), ("oom-step", 3)]
+)
 def test_out_of_memory_halves_the_micro_batch_and_keeps_batch_and_order(
     name: str, at: int, runs: Runs
 ) -> None:
@@ -167,6 +201,9 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_batch_and_order(
     expected, found = by_step("batch"), by_step(name)
     assert [len(rows) for rows in expected.values()] == [8, 5, 8, 5, 8]
     assert found == expected
+    for step, loss in runs.values("batch").items():
+        # Dropout draws anew for smaller micro-batches; a step that counts twice is far from it.
+        assert runs.values(name)[step] == pytest.approx(loss, abs=0.02)
     before = {n: loss for n, loss in runs.values("batch").items() if n < at}
     assert {n: loss for n, loss in runs.values(name).items() if n < at} == before
 
@@ -176,6 +213,47 @@ def test_out_of_memory_at_a_micro_batch_of_one_is_told_and_resumable(runs: Runs)
     assert last["event"] == "Failed" and last["out_of_memory"] and "shorter" in last["hint"]
     assert min(runs.values("after-oom")) == 4
     assert runs.events("after-oom")[-1]["event"] == "Done"
+
+
+@pytest.mark.parametrize("kind", ["", "-full"])
+def test_a_step_that_tore_the_weights_before_the_first_snapshot_begins_anew(
+    kind: str, runs: Runs
+) -> None:
+    torn, plain = f"oom-step{kind or '-first'}", f"halved{kind}"
+    assert any("back to the beginning" in e["message"] for e in runs.events(torn, "Notice"))
+    assert runs.values(torn) == runs.values(plain)
+    made = "model/model" if kind else "adapter/adapter_model"
+    files = [(runs.folder / name / f"{made}.safetensors").read_bytes() for name in (torn, plain)]
+    assert files[0] == files[1]
+
+
+def test_a_step_that_tore_the_weights_goes_back_to_the_last_snapshot(runs: Runs) -> None:
+    told = [e["message"] for e in runs.events("oom-step", "Notice")]
+    assert any(said.startswith("Memory ran out at step 4. It goes back to step 2") for said in told)
+    steps = [e["step"] for e in runs.events("oom-step", "Metric") if e["name"] == "loss"]
+    assert steps == [1, 2, 3, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "told"),
+    [("oom-eval", [1, 2, 3], "at once now: 1"), ("oom-eval-always", [1, 2], "is left out")],
+)
+def test_out_of_memory_in_the_validation_costs_the_training_nothing(
+    name: str, measured: list[int], told: str, runs: Runs
+) -> None:
+    assert sorted(runs.values(name, "validation_loss")) == measured
+    assert sum(told in e["message"] for e in runs.events(name, "Notice")) == 1
+    assert runs.values(name) == runs.values("measured")
+    assert runs.adapter(name) == runs.adapter("measured")
+
+
+def test_out_of_memory_in_the_answers_costs_the_training_nothing(runs: Runs) -> None:
+    answers = [e["data"] for e in runs.events("oom-answer", "Item")]
+    assert [(a["step"], a["prompt"]) for a in answers] == [(0, "Who are you?")]
+    told = [e["message"] for e in runs.events("oom-answer", "Notice")]
+    assert any("questions were answered after step 2" in said for said in told)
+    assert runs.values("oom-answer") == runs.values("uncut")
+    assert runs.adapter("oom-answer") == runs.adapter("uncut")
 
 
 def test_a_loss_that_is_no_number_ends_it_as_diverged(runs: Runs) -> None:

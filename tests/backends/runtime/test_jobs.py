@@ -172,10 +172,10 @@ def test_pause_frees_the_process_and_resume_goes_on(jobs: Jobs) -> None:
     assert steps(jobs, id) == list(range(1, 31))
 
 
-def test_one_that_will_not_stop_is_asked_again_and_then_ended(
+def test_one_that_does_not_stop_is_asked_again_and_keeps_its_checkpoint(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    id = make(jobs, deaf=True, **LONG)
+    id = make(jobs, max_steps=9, step_seconds=1.0, save_steps=100)
     jobs.start(id)
     until(lambda: jobs.state(id).step >= 1)
     jobs.stop(id)
@@ -183,16 +183,25 @@ def test_one_that_will_not_stop_is_asked_again_and_then_ended(
     jobs.tick()
     assert jobs.state(id).live, "it has a minute"
     monkeypatch.setattr(module, "ASKED", 0.0)
+    monkeypatch.setattr(module, "STEPS_WAITED", 0)
+    until(lambda: jobs.tick() == [] and not jobs.state(id).live, saw=lambda: jobs.state(id))
+    assert jobs.state(id).status == "stopped"
+    assert jobs.snapshots(id)[-1].step == steps(jobs, id)[-1], "no step is lost"
 
-    def asked_again() -> bool:  # three of its steps are waited for in any case
-        jobs.tick()
-        return jobs.state(id).status == "stopped"
 
-    until(asked_again, saw=lambda: jobs.state(id))
-    jobs.resume(id)
-    until(lambda: jobs.state(id).step >= 1 and jobs.state(id).status == "running")
+def test_one_that_will_not_stop_at_all_is_ended(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = make(jobs, deaf=True, **LONG)
+    jobs.start(id)
+    until(lambda: jobs.state(id).step >= 1)
     jobs.stop(id)
     is_(jobs, id, "stopping")
+    monkeypatch.setattr(module, "ASKED", 0.0)
+    monkeypatch.setattr(module, "STEPS_WAITED", 0)
+    jobs.tick()
+    time.sleep(0.3)
+    assert jobs.state(id).live, "SIGTERM asks, and asks again for a checkpoint"
     monkeypatch.setattr(module, "TERMINATED", 0.0)
     jobs.tick()
     is_(jobs, id, "interrupted")
