@@ -70,10 +70,14 @@ class Jobs:
         with self._busy:
             if key and (there := self._by_key(key)):
                 return there
-            dataset = absolute_dataset(str(spec.get("dataset") or ""), beside or self.home)
-            spec = {**spec, "dataset": dataset}
-            understand(spec, self.folder)
-            whole = {**spec, "dataset_sha256": digest(dataset), "key": key, "created": time.time()}
+        dataset = absolute_dataset(str(spec.get("dataset") or ""), beside or self.home)
+        spec = {**spec, "dataset": dataset}
+        understand(spec, self.folder)
+        # A second for each gigabyte, in which every other job can be looked at, started, stopped.
+        whole = {**spec, "dataset_sha256": digest(dataset), "key": key, "created": time.time()}
+        with self._busy:
+            if key and (there := self._by_key(key)):  # made meanwhile by the other click
+                return there
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             making = self.folder / f".making-{secrets.token_hex(4)}"
             making.mkdir()

@@ -106,6 +106,32 @@ def test_two_clicks_make_one_job_and_start_it_once(jobs: Jobs) -> None:
     assert make(jobs, key="click-2") != made[0]
 
 
+def test_a_dataset_that_takes_long_to_hash_keeps_no_other_click_waiting(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, hashing, go_on = make(jobs), threading.Event(), threading.Event()
+
+    def slow(dataset: str) -> str:
+        hashing.set()
+        assert go_on.wait(20)
+        return "0" * 64
+
+    monkeypatch.setattr(module, "digest", slow)
+    made: list[str] = []
+    clicks = [threading.Thread(target=lambda: made.append(make(jobs, key="big"))) for _ in range(2)]
+    for click in clicks:
+        click.start()
+    assert hashing.wait(20)
+    rest = threading.Thread(target=lambda: (jobs.enqueue(other), jobs.delete(other)))
+    rest.start()
+    rest.join(10)
+    waited = rest.is_alive()
+    go_on.set()
+    for thread in (*clicks, rest):
+        thread.join()
+    assert not waited and len(set(made)) == 1 and len(jobs.listed()) == 1
+
+
 def test_two_pages_that_start_it_at_once_have_one_run(jobs: Jobs) -> None:
     id, other = make(jobs, **LONG), Jobs(jobs.home)
     jobs.start(id)
