@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from backends.base import Refused
+from backends.base import ModelRef, Refused
 from backends.card import fit_load, plan_train
+from backends.card.fit import gigabytes
 from backends.card.fit_train import TrainPlan
 from backends.card.source import Source
 from backends.card.trainings import Trainings, class_of
 from backends.finetune.sft_params import SftParams
+from backends.models import catalogue, library
 from backends.params import to_dict
 from backends.runtime.disk import read_lines
-from backends.runtime.job_spec import understand
+from backends.runtime.job_spec import check_dataset, understand
 from backends.runtime.job_state import JobState
 from backends.runtime.jobs import TICK
 from backends.runtime.process import peak_bytes
@@ -76,6 +78,7 @@ class JobLedger:
             return await asyncio.to_thread(jobs.start, id)  # which says so
         self._starting.add(id)
         try:
+            await asyncio.to_thread(check_there, jobs.spec(id))
             run = await asyncio.to_thread(self._described, state)
             smaller = await asyncio.to_thread(self._smaller, run)
             for told in await self.bench.residency.make_room_for_job(
@@ -132,8 +135,38 @@ class JobLedger:
         try:
             await self.start(id)
         except Refused as refused:
-            if self.bench.ledger.get(id) is None and id not in self.runs:
+            if self.bench.ledger.get(id) is not None or id in self.runs:
+                return
+            if never := await asyncio.to_thread(self._never, id):
+                LOG.warning("%s leaves the queue: %s", id, never)
+                await asyncio.to_thread(self.bench.jobs.give_up, id, never)
+            else:
                 self.waits[id] = refused
+
+    def _never(self, id: str) -> Refused | None:
+        """Why no waiting helps this one; None where it may fit later. For a thread."""
+        try:
+            state = self.bench.jobs.state(id)
+            check_there(self.bench.jobs.spec(id))
+            run = self._described(state)
+        except Refused as refused:
+            return refused
+        whole = self._whole(run.device)
+        if whole is None or run.need.bytes <= whole - self.bench.reserve_bytes(run.device):
+            return None
+        place = "memory" if run.device == "cpu" else f"memory of {run.device}"
+        return Refused(
+            f"{run.label} needs {gigabytes(run.need.bytes)} of {place}, which has "
+            f"{gigabytes(whole)} in all.",
+            self._smaller(run) or "Choose a smaller base or a shorter length.",
+        )
+
+    def _whole(self, device: str) -> int | None:
+        """The bytes of its memory, free or not; None where the driver does not tell."""
+        if device == "cpu":
+            return int(psutil.virtual_memory().total)
+        gpus = self.bench.reading.gpus
+        return next((g.total_bytes for g in gpus if f"cuda:{g.index}" == device), None)
 
     # Entries
 
@@ -236,6 +269,13 @@ class JobLedger:
         wait = [f"Wait for {jobs[0].label}, or pause it."] if jobs else []
         fits = [f"It fits {' · '.join(ways)}."] if ways else []
         return " ".join([*wait, *fits]) or "Choose a smaller base, or close other programs."
+
+
+def check_there(spec: dict[str, Any]) -> None:
+    """Raises Refused where a job's base or its dataset is gone. For a thread."""
+    check_dataset(spec)
+    base = ModelRef.parse(str(spec.get("base") or "none:"))
+    library.check(catalogue.training_base(base))
 
 
 def _sentences(text: str) -> tuple[str, str]:

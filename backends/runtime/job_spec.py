@@ -85,14 +85,18 @@ def digest(dataset: str) -> str:
     return source.sha256_of(source.Source(path, ()))
 
 
+def check_dataset(spec: dict[str, Any]) -> None:
+    """Raises Refused where the dataset, a file or a folder, is gone."""
+    dataset = str(spec.get("dataset") or "")
+    if spec.get("dataset_sha256") and not Path(dataset).exists():
+        raise Refused(f"The dataset {dataset} is gone.", "Put it back, then resume the job.")
+
+
 def same_dataset(spec: dict[str, Any]) -> None:
     """Raises Refused where the dataset is not the one that the job was made with."""
     recorded, dataset = spec.get("dataset_sha256"), spec.get("dataset", "")
-    if not recorded:
-        return
-    if not Path(dataset).exists():
-        raise Refused(f"The dataset {dataset} is gone.", "Put it back, then resume the job.")
-    if digest(dataset) != recorded:
+    check_dataset(spec)
+    if recorded and digest(dataset) != recorded:
         raise Refused(
             f"The dataset {dataset} has changed since this job was made.",
             "Put the old one back and resume, or make a new job with this one.",

@@ -265,6 +265,16 @@ class Jobs:
             if id in waiting:
                 self._keep([other for other in waiting if other != id])
 
+    def give_up(self, id: str, why: Refused) -> None:
+        """It cannot start: it leaves the queue as failed, `why` said, and can be resumed."""
+        with self._busy:
+            self._unqueue(id)
+            with contextlib.suppress(Refused):  # its folder is gone
+                if not self.state(id).live:
+                    said = {"message": why.message, "hint": why.hint, "detail": why.detail}
+                    end = {"status": "failed", **said, "seconds": 0.0, "usage": {}}
+                    write_json(self.path(id) / "exit.json", end, durable=True)
+
     def _keep(self, waiting: list[str]) -> None:
         write_json(self.folder / QUEUE, {"waiting": waiting}, durable=True)
 

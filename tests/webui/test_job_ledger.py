@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,47 @@ def test_a_job_of_the_queue_waits_until_it_fits(home: Path, needs: Callable[[int
         bench.ledger.remove("other")
         await until(lambda: bench.jobs.state(id).live)
         assert bench.job_ledger.waiting_because(id) == "" and bench.ledger.get(id)
+
+    drive(home, body)
+
+
+@pytest.mark.parametrize("gone", ["base", "dataset", "folder"])
+def test_one_that_cannot_start_leaves_the_queue_and_the_next_begins(
+    gone: str, home: Path, tmp_path: Path, needs: Callable[[int], None]
+) -> None:
+    async def body(bench: Bench) -> None:
+        rows = tmp_path / "rows.json"
+        rows.write_text("[]")
+        base = "folder:away" if gone == "base" else "none:"
+        first = bench.jobs.create(spec(base=base, dataset=str(rows), params=LONG))
+        second = make(bench)
+        if gone == "dataset":
+            rows.unlink()
+        if gone == "folder":
+            shutil.rmtree(bench.jobs.path(first))
+        for id in (first, second):
+            bench.jobs._keep([*bench.jobs.queue(), id])
+        await until(lambda: bench.jobs.state(second).live)
+        assert bench.jobs.queue() == []
+        if gone != "folder":
+            state = bench.jobs.state(first)
+            assert state.status == "failed" and state.resumable and state.hint
+            assert ("away" if gone == "base" else "is gone") in state.message
+            assert not (bench.jobs.path(first) / "log.txt").exists(), "no process was wasted on it"
+
+    drive(home, body)
+
+
+def test_one_that_is_larger_than_the_card_does_not_wait_for_ever(
+    home: Path, needs: Callable[[int], None]
+) -> None:
+    async def body(bench: Bench) -> None:
+        needs(5000)
+        id = make(bench)
+        bench.jobs.enqueue(id)
+        await until(lambda: bench.jobs.state(id).status == "failed")
+        state = bench.jobs.state(id)
+        assert "3.9 GB in all" in state.message and state.hint and not bench.ledger.get(id)
 
     drive(home, body)
 
