@@ -8,7 +8,7 @@ const WORDS = { new: 'not started', queued: 'waiting', starting: 'starting', loa
   stopping: 'stopping', finished: 'finished', stopped: 'stopped', paused: 'paused', failed: 'failed', diverged: 'diverged', interrupted: 'interrupted' };
 const SHOWN = { loss: 'Loss', learning_rate: 'Learning rate', grad_norm: 'Gradient norm', tokens_per_second: 'Tokens/s', memory: 'Memory' };
 const remember = (key, value) => { try { value === undefined || sessionStorage.setItem('werkbank-' + key, value); return sessionStorage.getItem('werkbank-' + key) || ''; } catch { return ''; } };
-let jobs = [], seen = null, chosen = remember('job'), other = '', runs = {}, timer = 0, asking = false, again = false, stepShown = null, listed = '', leaving = null;
+let jobs = [], deleted = [], clicks = {}, seen = null, chosen = remember('job'), other = '', runs = {}, timer = 0, asking = false, again = false, stepShown = null, listed = '', leaving = null;
 
 const size = (bytes) => bytes >= 1e9 ? (bytes / 1e9).toFixed(1) + ' GB' : Math.round(bytes / 1e6) + ' MB';
 const number = (value) => value == null ? '–' : Math.abs(value) >= 1e4 ? Math.round(value).toLocaleString('en') : Math.abs(value) >= 100 ? value.toFixed(0)
@@ -37,10 +37,19 @@ const lines = (run) => [...run.points.values()].sort((a, b) => a.step - b.step);
 // The list
 
 const drawList = () => {
-  const text = JSON.stringify([jobs.map((j) => [j.id, j.name, j.status, Math.round(j.step), j.total, j.position]), chosen]);
+  const text = JSON.stringify([jobs.map((j) => [j.id, j.name, j.status, Math.round(j.step), j.total, j.position]), chosen, deleted]);
   if (text === listed) return;
   listed = text;
-  element.classList.toggle('none', !jobs.length && $('gone').hidden);
+  element.classList.toggle('none', !jobs.length && !deleted.length && $('gone').hidden);
+  $('trash').hidden = !deleted.length;
+  $('trash').querySelector('summary').textContent = `Deleted (${deleted.length})`;
+  $('trash').querySelector('ul').replaceChildren(...deleted.map(({ id, name }) => {
+    const row = make('li', ''), back = make('button', '', 'Put back', { type: 'button' });
+    Object.assign(back.dataset, { act: 'undo', id });
+    back.setAttribute('aria-label', `Put back ${name}`);
+    row.append(make('span', 'who', name), back);
+    return row;
+  }));
   $('list').replaceChildren(...jobs.map((job) => {
     const row = make('button', 'job', '', { type: 'button', title: job.id });
     row.dataset.id = job.id;
@@ -247,12 +256,12 @@ const ask = async () => {
     try {
       const known = chosen;  // both at once: after a reload the curve comes with the list
       const [said] = await Promise.all([get('api/jobs'), known && fetchRun(known)]);
-      jobs = said.jobs;
+      jobs = said.jobs, deleted = said.deleted ?? [];
       const ids = jobs.map((j) => j.id);
       if (leaving && !ids.includes(leaving.id)) bring(leaving.id, leaving.name), leaving = null;  // it is gone indeed
       const fresh = seen && jobs.find((j) => !seen.has(j.id));
       seen = new Set(ids);
-      if (fresh) choose(fresh.id);
+      if (fresh) choose(fresh.id), clicks = {};
       if (!ids.includes(chosen)) choose((jobs.find((j) => j.live) ?? jobs[0])?.id ?? '');
       if (chosen && chosen !== known) await fetchRun(chosen);
       if (other && (!runs[other] || runs[other].job?.live)) await fetchRun(other);
@@ -277,6 +286,9 @@ element.addEventListener('click', (event) => {
   if (act === 'rename' && !(text = prompt('Call this training:', name))) return;
   if (act === 'save' && !(text = prompt('Save the adapter as:', name))) return;
   if (act === 'merge' && !(text = prompt('Make a whole model of the base and the adapter, called:', name))) return;
+  // One job, however often it is pressed until that job is in the list.
+  if (act === 'again') text = clicks[id] ??= Date.now().toString(36) + Math.random().toString(36).slice(2, 8);
+  if (act === 'undo') $('gone').hidden = true;
   if (act === 'delete') leaving = { id, name };
   it.disabled = true;
   setTimeout(() => { it.disabled = false; }, 1500);

@@ -347,6 +347,18 @@ class Jobs:
             os.rename(self.path(id), trash / id)
             self._specs.pop(id, None)
 
+    def deleted(self) -> list[dict[str, Any]]:
+        """Those that can come back, the latest deleted first: id, name, and `at`, in seconds of
+        the clock."""
+        trash, found = self.folder / TRASH, []
+        for folder in trash.iterdir() if trash.is_dir() else ():
+            at = read_json(folder / "deleted.json").get("at")
+            if at and ID.fullmatch(folder.name) and (folder / "spec.json").is_file():
+                spec = read_json(folder / "spec.json")
+                name = read_json(folder / "name.json").get("name") or spec.get("name")
+                found.append({"id": folder.name, "name": str(name or folder.name), "at": at})
+        return sorted(found, key=lambda one: float(one["at"]), reverse=True)
+
     def undo_delete(self, id: str) -> None:
         """Bring it back. Raises Refused where it is gone for good."""
         there = self.folder / TRASH / id

@@ -166,6 +166,45 @@ def test_a_training_is_renamed_kept_deleted_and_brought_back(
     assert jobs.state(id).status == "finished"
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_deleted_training_can_be_put_back_after_a_reload(
+    counting: Served, jobs: Jobs, open_page: Open, picture: Picture, width: int, scheme: str
+) -> None:
+    id, stays = job(jobs, f"gone {width}"), job(jobs, "stays")
+    jobs.delete(id)
+    page = tab(counting, open_page, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    panel = page.locator("#finetune-jobs")
+    panel.locator(".trash summary").click(timeout=SOON)
+    back = panel.get_by_role("button", name=f"Put back gone {width}")
+    expect(back).to_be_visible()
+    panel.locator(".trash").scroll_into_view_if_needed()
+    picture(page, f"deleted-{width}-{scheme}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    jobs.delete(stays)
+    expect(panel.locator(".job")).to_have_count(0, timeout=SOON)
+    back.click()  # also where no other is left
+    expect(panel.locator("h3")).to_have_text(f"gone {width}", timeout=SOON)
+    expect(back).to_have_count(0)
+    assert jobs.state(id).status == "new"
+
+
+def test_run_again_pressed_twice_makes_one_training(
+    counting: Served, jobs: Jobs, open_page: Open
+) -> None:
+    id = job(jobs, "once", steps=3, seconds=0.0)
+    jobs.start(id)
+    made_jobs.until(lambda: jobs.state(id).status == "finished")
+    page = tab(counting, open_page)
+    status(page, "finished")
+    page.evaluate(
+        """() => { const it = document.querySelector('#finetune-jobs [data-act=again]');
+        it.click(); it.disabled = false; it.click(); }"""
+    )
+    expect(page.locator("#finetune-jobs .job")).to_have_count(2, timeout=SOON)
+    made_jobs.until(lambda: all(s.status == "finished" for s in jobs.listed()))
+    assert len(jobs.listed()) == 2
+
+
 def test_a_failed_training_says_why_in_two_sentences(
     counting: Served, jobs: Jobs, open_page: Open
 ) -> None:

@@ -26,6 +26,7 @@ TEMPLATE = """
     without this page; it is asked again.</p>
   <div class="gone line note" role="status" hidden></div>
   <div class="list" role="group" aria-label="Trainings"></div>
+  <details class="trash" hidden><summary></summary><ul></ul></details>
   <section class="chosen" aria-label="Training" hidden>
     <header><h3 class="name"></h3><span class="status"></span><span class="buttons"></span></header>
     <div class="about"></div><div class="words line"></div>
@@ -77,7 +78,7 @@ class JobPanel:
         """One button. What the browser sends is looked through: nothing of it is a path."""
         sent: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         act, id = str(sent.get("act", "")), str(sent.get("id", ""))
-        step = _number(sent.get("step"))
+        step, text = _number(sent.get("step")), str(sent.get("text", ""))[:200]
         try:
             if act in ("chat", "snapshot-chat"):
                 await asyncio.to_thread(after.open_in_chat, self.bench, id, step)
@@ -91,7 +92,7 @@ class JobPanel:
                 return [await begin(self.bench, id), gr.skip()]
             elif act == "again":
                 return [
-                    await begin(self.bench, await asyncio.to_thread(self._again, id)),
+                    await begin(self.bench, await asyncio.to_thread(self._again, id, text)),
                     gr.skip(),
                 ]
             elif act == "unmerge":
@@ -131,11 +132,11 @@ class JobPanel:
             return after.link(after.zip_adapter(self.bench, id))
         return ""
 
-    def _again(self, id: str) -> str:
-        """A new job of the same spec. Returns its id."""
+    def _again(self, id: str, click: str) -> str:
+        """A new job of the same spec; the same one for the same `click`. Returns its id."""
         jobs, spec = self.bench.jobs, self.bench.jobs.spec(id)
         spec = {key: spec[key] for key in COPIED if key in spec} | {"name": jobs.state(id).name}
-        return jobs.create(spec)
+        return jobs.create(spec, key=f"again-{id}-{click}" if click else "")
 
     async def merge(self, event: gr.EventData) -> AsyncGenerator[Any, None]:
         """A whole model of the base and what it learned. It goes on when nobody watches."""

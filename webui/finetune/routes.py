@@ -36,7 +36,8 @@ def build_job_routes(bench: Bench) -> APIRouter:
 
     @routes.get("/api/jobs")
     async def listed() -> dict[str, Any]:
-        return {"jobs": await asyncio.to_thread(lambda: [row(s) for s in jobs.listed()])}
+        rows = await asyncio.to_thread(lambda: [row(state) for state in jobs.listed()])
+        return {"jobs": rows, "deleted": await asyncio.to_thread(jobs.deleted)}
 
     @routes.get("/api/jobs/{id}")
     async def one(id: str, metrics: int = 0, samples: int = 0) -> Response:

@@ -66,6 +66,22 @@ def test_what_is_no_job_is_not_found(client: TestClient, id: str) -> None:
         assert client.get(path).status_code == 404
 
 
+def test_what_was_deleted_is_listed_until_it_is_gone_for_good(
+    client: TestClient, home: Path
+) -> None:
+    jobs = Jobs(home)
+    jobs.rename(ID, "mine indeed")
+    jobs.delete(ID)
+    said = client.get("/api/jobs").json()
+    assert said["jobs"] == []
+    assert [(one["id"], one["name"]) for one in said["deleted"]] == [(ID, "mine indeed")]
+    jobs.undo_delete(ID)
+    assert client.get("/api/jobs").json()["deleted"] == []
+    jobs.delete(ID)
+    jobs.empty_trash(older=0)
+    assert client.get("/api/jobs").json()["deleted"] == []
+
+
 def test_all_jobs_are_listed_without_their_insides(client: TestClient) -> None:
     [row] = client.get("/api/jobs").json()["jobs"]
     assert (row["id"], row["name"], row["live"]) == (ID, "mine", False)
