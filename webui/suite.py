@@ -20,6 +20,9 @@ NOTHING_COLLECTED = 5  # pytest's exit codes
 INTERRUPTED = 2
 # In the order of the folders: by number of tests, slow files with few of them would come last.
 SPREAD = ("--dist", "loadfile", "--no-loadscope-reorder")
+# Threads that wait for each other go to sleep: turning in circles they would take a third of the
+# cores from their neighbours.
+CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
 PLAIN = ("-q", "-qq", "-v", "-vv", "-x", "--exitfirst", "--no-header", "--no-summary")
 VALUED = ("-k", "--maxfail", "--durations", "--durations-min", "--tb", "-r")
 
@@ -64,7 +67,8 @@ def run(words: list[str], root: Path, environment: Mapping[str, str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     codes: list[int] = []
     for call in calls:
-        process = subprocess.Popen([*command, *call], cwd=root, env=environment)
+        calm = CALM if call[0] == "-n" else {}
+        process = subprocess.Popen([*command, *call], cwd=root, env={**calm, **environment})
         try:
             codes.append(handover.wait(process))
         finally:
