@@ -1,6 +1,6 @@
 """The dataset doctor on a large file: the first page of it, all of its rows, its memory, a cancel.
 
-Each figure is taken in a process of its own: `python -m benchmarks.dataset FILE [cancel]`.
+Each figure is taken in a process of its own: `python -m benchmarks.dataset FILE [cancel|exact]`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,30 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from backends.base import ModelRef
 from backends.finetune.data import open_dataset
+from backends.finetune.dataset import DatasetDoctor, DatasetOptions
 from benchmarks.measure import Bar, CannotRun, Plan, Row
 
 PREVIEW = Bar("dataset of 500 MB: first page", 3, " s")
 ROWS = Bar("dataset of 500 MB: all rows checked", 60, " s", digits=1)
 MEMORY = Bar("dataset of 500 MB: growth of RSS", 300, " MB", digits=0)
+EXACT = Bar("dataset of 500 MB: every token counted", 300, " s", digits=0)
 HUGE_PREVIEW = Bar("dataset of 5 GB: first page", 3, " s")
 HUGE_MEMORY = Bar("dataset of 5 GB: growth of RSS", 300, " MB", digits=0)
 CANCEL = Bar("dataset of 5 GB: a cancel takes effect", 1, " s")
-BARS = (PREVIEW, ROWS, MEMORY, HUGE_PREVIEW, HUGE_MEMORY, CANCEL)
+BARS = (PREVIEW, ROWS, MEMORY, EXACT, HUGE_PREVIEW, HUGE_MEMORY, CANCEL)
 COPIES = 10  # of the file's rows in the huge one
 CANCEL_AFTER = 10.0  # seconds
 SHOWN = 20  # rows of the first page
+BASE = "starter:smollm2-135m-instruct-safetensors"  # whose tokens are counted
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -45,6 +50,9 @@ def measure(plan: Plan) -> Iterator[Row]:
     told = f"{size}; {got['kept']:,} kept, {got['left_out']:,} left out, {got['near']:,} near"
     yield ROWS.row(got["examine"], told)
     yield MEMORY.row(got["rss"], f"{size}; {got['base']:.0f} MB before")
+    got = examined(path, "exact")
+    told = f"{size}; {got['tokens']:,} tokens of {got['rows']:,} rows; {got['rss']:.0f} MB more"
+    yield EXACT.row(got["seconds"], told)
     if shutil.disk_usage(home).free < 2 * COPIES * path.stat().st_size:
         raise CannotRun(f"There is no room for {COPIES} copies of the file.")
     huge = home / "huge.jsonl"
@@ -97,6 +105,20 @@ def examine(path: Path, cancel: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def count(path: Path) -> dict[str, Any]:
+    """Every token, as the page counts them in the background."""
+    doctor = DatasetDoctor()
+    doctor.load(ModelRef.parse(BASE), DatasetOptions())
+    base = psutil.Process().memory_info().rss / 2**20
+    began = time.perf_counter()
+    lengths = deque(open_dataset(path).exact_lengths(doctor.count), maxlen=1)[0]
+    ended = time.perf_counter()
+    return {
+        "seconds": ended - began, "tokens": lengths.total, "rows": lengths.rows,
+        "rss": peak_rss() / 2**20 - base,
+    }  # fmt: skip
+
+
 def peak_rss() -> int:
     """The most RAM that this process has held, in bytes. Linux only.
 
@@ -136,4 +158,5 @@ def fill(path: Path, rows: int, seed: int = 5) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(examine(Path(sys.argv[1]), "cancel" in sys.argv[2:])))
+    how, file = sys.argv[2:], Path(sys.argv[1])
+    print(json.dumps(count(file) if "exact" in how else examine(file, "cancel" in how)))
