@@ -40,6 +40,7 @@ LATEX = [
 ]
 DECIDED = "This was decided already, in another tab perhaps. Good and Bad change a vote."
 GONE = "{} is not on this machine any more. Choose another model."
+UNSENT = "Your edit was not sent: it stands in the box below. The message is as it was."
 SAME_AGAIN = "At temperature 0 the answer stays the same. Raise it to get another one."
 REMEMBERED = "() => [localStorage.getItem('werkbank.conversation') || '']"
 REMEMBER = "(id) => { localStorage.setItem('werkbank.conversation', id); return id; }"
@@ -156,6 +157,7 @@ class Chat:
         parts, compare = self.parts, self.compare
         settings = [*self.picker.inputs, *self.form.components, *compare.inputs]
         edit = [parts.editing, parts.draft]
+        typed = [*edit, parts.box]
         everything = [*parts.shown(), *parts.editor(), *compare.shown(), *self.attach.shown()]
         sent = gr.on(
             [parts.send.click, parts.box.submit], self.send,
@@ -168,7 +170,7 @@ class Chat:
             everything,
             **QUIET,
         )
-        opened = parts.conversations.list.select(self.choose, edit, everything, **QUIET)
+        opened = parts.conversations.list.select(self.choose, typed, everything, **QUIET)
         root = gr.context.Context.root_block
         # Not through the queue: after a reload the text so far is back a moment earlier.
         first = root.load(
@@ -198,18 +200,18 @@ class Chat:
             **QUIET,
         )  # fmt: skip
         self.picker.handed.change(
-            self.take_over, [self.picker.handed, *edit],
+            self.take_over, [self.picker.handed, *typed],
             [*self.form.components, self.form.fold, *compare.handed(), *everything],
             queue=False, **QUIET,
         ).then(None, None, None, js=TURN, queue=False, **QUIET)  # fmt: skip
         parts.stop.click(self.stop, parts.current, None, queue=False, **QUIET)
         parts.cancel.click(self.leave_edit, parts.draft, parts.editor(), queue=False, **QUIET)
-        new.click(self.start_new, edit, everything, queue=False, **QUIET)
+        new.click(self.start_new, typed, everything, queue=False, **QUIET)
         parts.conversations.wire(
             parts.current,
             stop=self.stop,
             leave=self.start_new,
-            editing=edit,
+            editing=typed,
             outputs=everything,
         )
         parts.current.change(None, parts.current, parts.current, js=REMEMBER)
@@ -238,7 +240,7 @@ class Chat:
             if act.act in ("retry", "continue"):
                 return self._begin(Wish(act.act, current, act.message, visitor=page), values)  # type: ignore[arg-type]
             if act.act == "edit":
-                return self._edit(act, draft if editing else text)
+                return self._edit(act, self._unsent(editing, draft, text))
             if act.act == "unattach":
                 return self.attach.without(files, act.message)
             return self._change(page, current, act)
@@ -345,13 +347,10 @@ class Chat:
         return {**self._open(page, current), **told}
 
     async def choose(
-        self, request: gr.Request, event: gr.EventData, editing: str, draft: str
+        self, request: gr.Request, event: gr.EventData, editing: str, draft: str, text: str
     ) -> dict[Any, Any]:
-        return {
-            **self._open(page_of(request), selected(event)),
-            **(self.leave_edit(draft) if editing else {}),  # what else was typed stays
-            self.parts.status: "",
-        }
+        left = self._left(editing, draft, text)
+        return {**self._open(page_of(request), selected(event)), self.parts.status: "", **left}
 
     def _open(self, page: str, conversation: str) -> dict[Any, Any]:
         self._look(page, conversation)
@@ -363,9 +362,25 @@ class Chat:
         pair = running and open_pair(self.bench, shown_of(self.bench, conversation, self.key))
         self.views.look(page, conversation, running, pair=bool(pair))
 
-    def start_new(self, request: gr.Request, editing: str, draft: str) -> dict[Any, Any]:
-        left = self.leave_edit(draft) if editing else {}
-        return {**self._open(page_of(request), ""), **left, self.parts.status: ""}
+    def start_new(self, request: gr.Request, editing: str, draft: str, text: str) -> dict[Any, Any]:
+        left = self._left(editing, draft, text)
+        return {**self._open(page_of(request), ""), self.parts.status: "", **left}
+
+    def _left(self, editing: str, draft: str, text: str) -> dict[Any, Any]:
+        """An edit that is left for another conversation. Nothing that was typed is lost."""
+        if not editing:
+            return {}
+        kept = self._unsent(editing, draft, text)
+        told = {} if kept == draft else {self.parts.status: line(UNSENT, "note")}
+        return self.leave_edit(kept) | told
+
+    def _unsent(self, editing: str, draft: str, text: str) -> str:
+        """What was typed before an edit, and the edit itself where it changed something."""
+        if not editing:
+            return text
+        message = self.bench.store.message(editing)
+        same = not text.strip() or bool(message and text.strip() == message.text.strip())
+        return draft if same else f"{draft}\n\n{text}" if draft.strip() else text
 
     async def follow(self, request: gr.Request) -> AsyncIterator[dict[Any, Any]]:
         """The answer that the page has just begun, or found, until it ends.
@@ -433,7 +448,9 @@ class Chat:
         listed = self._listed(name)
         return self.form.fill(listed.settings if listed else {}, name)
 
-    def take_over(self, request: gr.Request, text: str, editing: str, draft: str) -> dict[Any, Any]:
+    def take_over(
+        self, request: gr.Request, text: str, editing: str, draft: str, typed: str
+    ) -> dict[Any, Any]:
         """What another tab has handed over: the model is chosen already."""
         try:
             handed = handed_of(text)
@@ -450,7 +467,7 @@ class Chat:
         update[self.form.fold] = gr.Accordion(open=True) if handed.adapters else gr.skip()
         if handed.fresh:
             update |= self.compare.opened(handed, settings)
-            update |= self.start_new(request, editing, draft)
+            update |= self.start_new(request, editing, draft, typed)
         return update
 
     def settings_of_conversation(self, request: gr.Request) -> list[Any]:

@@ -226,6 +226,15 @@ def test_what_was_typed_survives_an_edit(server: Served, open_page: Open) -> Non
     expect(box).to_have_value("said")
     page.locator("#chat-new").click()
     expect(box).to_have_value("a long draft")
+    box.fill("")
+    page.locator("#conversations .open[data-id]").first.click()
+    press(page, "user", "edit")
+    expect(box).to_have_value("said")
+    box.fill("said otherwise, at length")
+    page.locator("#chat-new").click()  # an edit that is left so is no less typed
+    expect(page.locator("#chat-status")).to_contain_text("Your edit was not sent")
+    expect(box).to_have_value("said otherwise, at length")
+    expect(page.locator("#chat-edit-cancel")).to_be_hidden()
 
 
 def test_too_many_files_are_named_once(server: Served, open_page: Open, tmp_path: Path) -> None:
