@@ -15,6 +15,7 @@ from webui.bench import Bench
 from webui.finetune import in_use, view
 from webui.finetune.columns_panel import ColumnsPanel
 from webui.finetune.datasets import EXAMPLE, Datasets, Kept
+from webui.finetune.hub_panel import HubPanel
 from webui.finetune.looking import Look, look
 from webui.finetune.saving_panel import SavingPanel
 from webui.finetune.tokens_panel import TokensPanel
@@ -38,6 +39,7 @@ class DatasetPanel:
         self.bench = bench
         folders = bench.settings
         self.datasets = Datasets(bench.home, lambda: [Path(f) for f in folders.value.folders])
+        self.hub = HubPanel(bench, self.datasets)
         self.columns = ColumnsPanel(self.datasets)
         self.tokens = TokensPanel(bench, self.datasets)
         self.saving = SavingPanel(bench, self.datasets)
@@ -72,6 +74,7 @@ class DatasetPanel:
                     placeholder="In a folder that the settings allow; it is not copied",
                 )  # fmt: skip
                 self.used = gr.Button("Use it", size="sm", elem_id="finetune-use")
+            self.hub.place()
         self.said = gr.HTML(elem_id="finetune-said")
         self.saving.place_said()
         with gr.Group(elem_classes="panel", visible=False, elem_id="finetune-blanks") as blanks:
@@ -105,6 +108,7 @@ class DatasetPanel:
         then_look(self.dropped.upload(self.drop, self.dropped, added, **QUIET))
         then_look(self.example.click(self.take_example, None, added, **QUIET))
         then_look(gr.on([self.used.click, self.path.submit], self.use, self.path, added, **QUIET))
+        self.hub.wire(tab, chosen, self._choices, then_look)
         then_look(self.filled.click(self.fill, [chosen, *self.boxes], said, **NOW))
         then_look(self.singled.click(self.single, chosen, said, **NOW))
         then_look(self.neared.click(self.single_near, chosen, said, **NOW))
@@ -127,7 +131,8 @@ class DatasetPanel:
 
     # Which
 
-    def refresh(self, id: str | None) -> Any:
+    async def refresh(self, id: str | None) -> Any:
+        await self.hub.adopt()
         return self._choices(id)
 
     def _choices(self, id: str | None) -> Any:

@@ -1,7 +1,8 @@
 """The user's datasets: dropped here or lying in an allowed folder, and how each is to be read.
 
     HOME/datasets/<id>/how.json     replaced whole: name, place, reading, mapping, steps, undo
-    HOME/datasets/<id>/file/<name>  of an upload; what lies in an allowed folder is never copied
+    HOME/datasets/<id>/file/<name>  of an upload; what lies in an allowed folder is never copied,
+                                    and what came from the hub has second names here
     HOME/datasets/.trash/<id>       deleted, until a day later
 
 Blocking, and quick but for a move between disks: call it in a thread where that may be.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.base import Refused
+from backends.finetune.data import source
 from backends.models import adding
 from backends.models.gguf_copy import FULL_DISK
 from backends.params import read
@@ -56,6 +58,7 @@ class Kept:
     """One dataset. `path` is absolute; `own`: the file is ours and goes with it.
 
     before: how it was, the oldest first, for undo. said: what the doctor last said of it, by kind.
+    hub: which version and part of which dataset of the hub it is; "" for all others.
     """
 
     id: str
@@ -66,6 +69,7 @@ class Kept:
     how: How = How()
     before: tuple[How, ...] = ()
     said: dict[str, Any] = field(default_factory=dict)
+    hub: str = ""
 
 
 class Datasets:
@@ -110,6 +114,15 @@ class Datasets:
         with self.staged() as staged:
             return self.keep(real.name, staged, real)
 
+    def lay_out(self, name: str, hub: str, lay: Callable[[Path], Path]) -> Kept:
+        """One that came from the hub, called `name`; the one of the same version and part where it
+        is here already. `lay` puts its files into a folder and says which path is to be read."""
+        if kept := self.of_hub(hub):
+            return kept
+        with self.staged() as staged:
+            inner = lay(staged / "file").relative_to(staged)
+            return self.keep(name, staged, hub=hub, inner=inner.as_posix())
+
     @contextlib.contextmanager
     def staged(self) -> Iterator[Path]:
         """A folder in which one is made, with a folder "file" in it; gone at the end, unless `keep`
@@ -123,13 +136,17 @@ class Datasets:
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
-    def keep(self, name: str, staged: Path, path: Path | None = None) -> Kept:
+    def keep(
+        self, name: str, staged: Path, path: Path | None = None, *, hub: str = "", inner: str = ""
+    ) -> Kept:
         """What was made there is a dataset from now on: its file of this name, or the one at
-        `path`, which is not ours."""
+        `path`, which is not ours; of one from the `hub` what is called `inner` in there."""
         slug = re.sub(r"[^a-z0-9]+", "-", Path(name).stem.lower()).strip("-")[:40] or "data"
         id = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{secrets.token_hex(2)}"
         place = self.folder / id
-        kept = Kept(id, name, str(path or place / "file" / name), path is None, time.time())
+        own = path is None and not hub
+        path = path or place / (inner or f"file/{name}")
+        kept = Kept(id, name, str(path), own, time.time(), hub=hub)
         try:
             write_json(staged / "how.json", asdict(kept), durable=True)
             os.replace(staged, place)
@@ -173,6 +190,10 @@ class Datasets:
                     return kept
         return None
 
+    def of_hub(self, hub: str) -> Kept | None:
+        """The newest that is this version and part of a dataset of the hub; None for none."""
+        return next((k for k in self.all() if k.hub == hub and Path(k.path).exists()), None)
+
     def validation(self, kept: Kept) -> dict[str, Any]:
         """The set that it is validated with, as the doctor takes it; {} where it is a share of its
         own rows, and where that set is gone."""
@@ -184,7 +205,10 @@ class Datasets:
 
     def allowed_for(self, kept: Kept) -> dict[str, Any]:
         """The folders that its file must lie in, where it is not ours."""
-        return {} if kept.own else {"allowed": [str(folder) for folder in self.allowed()]}
+        if kept.own:
+            return {}
+        folders = source.places_of(Path(kept.path)) if kept.hub else self.allowed()
+        return {"allowed": [str(folder) for folder in folders]}
 
     # Changing
 
