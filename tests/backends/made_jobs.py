@@ -25,6 +25,7 @@ class CountingParams(Params):
     max_steps: int = setting(5, "Steps", min=1)
     save_steps: int = setting(2, "Save every", min=1)
     step_seconds: float = setting(0.0, "Seconds of a step")
+    save_seconds: float = setting(0.0, "Seconds of a checkpoint")
     fault: str = setting("", "Fault")
     fault_at: int = setting(3, "Step of the fault")
     deaf: bool = setting(False, "Deaf")
@@ -65,6 +66,7 @@ class Counting(Backend):
             yield Item("sample", {"step": step, "text": f"I am {total}", **said})
             stopping = self.cancelled() and not params.deaf
             if stopping or step % params.save_steps == 0:
+                time.sleep(params.save_seconds)
                 place = folder / "checkpoints" / checkpoints.name_of(step)
                 place.mkdir(parents=True, exist_ok=True)
                 (place / "weights").write_text(f"{total:020}" + "x" * 1000, encoding="utf-8")

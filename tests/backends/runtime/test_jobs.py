@@ -201,7 +201,7 @@ def test_pause_frees_the_process_and_resume_goes_on(jobs: Jobs) -> None:
 def test_one_that_does_not_stop_is_asked_again_and_keeps_its_checkpoint(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    id = make(jobs, max_steps=9, step_seconds=1.0, save_steps=100)
+    id = make(jobs, max_steps=99, step_seconds=0.2, save_steps=100, save_seconds=3.0)
     jobs.start(id)
     until(lambda: jobs.state(id).step >= 1)
     jobs.stop(id)
