@@ -18,10 +18,20 @@ from backends.runtime.disk import read_json
 from backends.runtime.job_spec import digest
 from backends.runtime.process import CHECKOUT, child_environment
 from tests.backends.finetune.sft_made import COMMON, Runs, one, run_all
-from tests.backends.made_jobs import lines
+from tests.backends.made_jobs import lines, until
 
 pytestmark = pytest.mark.model
 MORE = {"lora_rank": 64, "save_steps": 1, "keep": 9, "max_steps": 5}
+SLOW = """
+import sys
+if "backends.train" in " ".join(sys.orig_argv):
+    import time, trl
+    compute = trl.SFTTrainer.compute_loss
+    def slow(self, *args, **more):
+        time.sleep(1)
+        return compute(self, *args, **more)
+    trl.SFTTrainer.compute_loss = slow
+"""
 POISON = """
 import sys
 if "backends.train" in " ".join(sys.orig_argv):
@@ -54,16 +64,22 @@ def job(whole: Runs, name: str) -> Path:
     return folder
 
 
+def begin(
+    folder: Path, path: Path | None = None, preexec: Callable[[], None] | None = None
+) -> subprocess.Popen[bytes]:
+    more = {"WERKBANK_HOME": str(folder.parents[1]), "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, CHECKOUT))))}  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "backends.train", str(folder)], cwd=CHECKOUT,
+        stdin=subprocess.DEVNULL, env=child_environment(folder, more), preexec_fn=preexec,
+    )  # fmt: skip
+
+
 def train(
     folder: Path, path: Path | None = None, preexec: Callable[[], None] | None = None
 ) -> dict[str, Any]:
     """Run the job to its end. Returns what it said last."""
-    more = {"WERKBANK_HOME": str(folder.parents[1]), "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(map(str, filter(None, (path, CHECKOUT))))}  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-m", "backends.train", str(folder)], cwd=CHECKOUT, timeout=300,
-        stdin=subprocess.DEVNULL, env=child_environment(folder, more), preexec_fn=preexec,
-    )  # fmt: skip
+    begin(folder, path, preexec).wait(300)
     return read_json(folder / "exit.json")
 
 
@@ -138,6 +154,26 @@ def test_a_disk_that_is_full_pauses_the_training_and_it_goes_on(whole: Runs) -> 
     assert "Free some space" in end["hint"]
     assert train(folder)["status"] == "finished"
     assert is_whole(whole, folder)
+
+
+def test_a_signal_leaves_a_checkpoint_of_the_last_whole_step(whole: Runs, tmp_path: Path) -> None:
+    folder = job(whole, "signal")
+    spec = read_json(folder / "spec.json")
+    spec["params"] |= {"save_steps": 100}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    process = begin(folder, tmp_path)
+    curve = folder / "metrics.jsonl"
+    until(lambda: curve.exists() and len(lines(folder)) >= 2, 200)
+    process.terminate()
+    process.wait(30)
+    assert read_json(folder / "exit.json")["status"] == "stopped"
+    done = lines(folder)[-1]["step"]
+    assert done < 5 and (folder / "checkpoints" / f"step-{done:06}" / "MANIFEST.json").is_file()
+    assert train(folder)["status"] == "finished" and is_whole(whole, folder)
+    assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4, 5], "no step is lost"
+    said = [e.get("message") for e in lines(folder, "events.jsonl")]
+    assert f"Resumed after step {done}." in said
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_sound_snapshot(whole: Runs) -> None:
