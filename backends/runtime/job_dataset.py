@@ -73,6 +73,8 @@ def _found(
     for frame in fetching.fetched(asked, folder / "tmp", wanted):
         if frame.get("say") == "plan":
             plan = frame
+            rest = (int(frame["bytes"]) - int(frame["done"])) / 1e6
+            tell(Notice(f"Downloading {rest:,.1f} MB of the dataset {name} from the hub."))
         elif frame.get("say") == "progress":
             tell(_progress(name, frame, int(plan.get("bytes") or 0)))
         elif frame.get("say") in ("done", "failed"):

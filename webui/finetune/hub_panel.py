@@ -250,10 +250,11 @@ def here(kept: Kept) -> str:
 
 def told(download: Download) -> str:
     """How far, how fast and how long yet; or why it does not go on, and what to do."""
-    called = escape(f"{download.name} ({download.choice})" if download.choice else download.name)
+    called = f"{download.name} ({download.choice})" if download.choice else download.name
     share = 100 * download.done / download.bytes if download.bytes else 0.0
     if download.state == "waiting":
         return line(f"{called} waits for its turn.", "note")
+    called = escape(called)
     facts = [f"{share:.0f} % of {size(download.bytes)}"] if download.bytes else ["asking the hub"]
     if download.state == "running":
         facts += [f"{size(download.speed)}/s"] if download.speed else []

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from backends.base import Refused
+from backends.runtime import job_dataset
 from webui.bench import Bench
 from webui.finetune import after, in_use
 from webui.hand_over import build_go, going
@@ -134,7 +135,8 @@ class JobPanel:
 
     def _again(self, id: str, click: str) -> str:
         """A new job of the same spec; the same one for the same `click`. Returns its id."""
-        jobs, spec = self.bench.jobs, self.bench.jobs.spec(id)
+        jobs = self.bench.jobs
+        spec = job_dataset.pinned(jobs.spec(id), jobs.path(id))
         spec = {key: spec[key] for key in COPIED if key in spec} | {"name": jobs.state(id).name}
         return jobs.create(spec, key=f"again-{id}-{click}" if click else "")
 

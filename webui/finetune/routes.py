@@ -93,7 +93,8 @@ def told(jobs: Jobs, id: str, metrics: int, samples: int) -> dict[str, Any]:
     first = lines if not metrics else jobs.metrics(id)[0] if state.step <= CORRECTED else []
     answers, sampled = jobs.samples(id, samples)
     about = {key: spec[key] for key in SHOWN if key in spec}
-    about["dataset"] = Path(str(spec.get("dataset", ""))).name
+    dataset = str(spec.get("dataset", ""))
+    about["dataset"] = dataset if dataset.startswith("hub:") else Path(dataset).name
     notices, _ = read_lines(jobs.path(id) / "events.jsonl", 0)
     said = [str(n["message"]) for n in notices if n.get("event") == "Notice" and "message" in n]
     size = 0

@@ -12,9 +12,9 @@ from webui.model_picker import gigabytes, line
 
 NOTHING_YET = (
     '<div class="empty"><h3>Drop a dataset</h3><p>JSON, JSONL, CSV, TSV, Parquet, text, Markdown, '
-    "or a ZIP of these. Every row is checked before anything is trained, and your file is never "
-    "changed. Without one at hand, use the example: it teaches a small model who it "
-    "is. Then press Train: everything else is chosen from the rows and your card."
+    "or a ZIP of these; or name one of the hub. Every row is checked before anything is trained, "
+    "and your file is never changed. Without one at hand, use the example: it teaches a small "
+    "model who it is. Then press Train: everything else is chosen from the rows and your card."
     "</p></div>"
 )
 ROLES = {"system": "System", "user": "User", "assistant": "Answer", "tool": "Tool"}

@@ -89,6 +89,7 @@ def test_it_is_downloaded_by_the_job_and_noted_with_its_version(jobs: Jobs, fake
     assert {f.name for f in laid.iterdir()} == {f for f in FILES if f.startswith("train")}
     log = (folder / "log.txt").read_text("utf-8")
     assert f"a library prints {laid}" in log and f"at version {commit[:12]}: 2 files." in log
+    assert "of the dataset some/questions from the hub." in log
     assert {a.token for a in fake.of("hub")} == {TOKEN}
     everything = b"".join(f.read_bytes() for f in folder.rglob("*") if f.is_file())
     assert TOKEN.encode() not in everything
