@@ -36,6 +36,7 @@ class HubPanel:
     def __init__(self, bench: Bench, datasets: Datasets) -> None:
         self.bench, self.datasets = bench, datasets
         self.adopting = asyncio.Lock()
+        self.gone: dict[str, str] = {}  # what was said of a cancelled one; "" until it is over
 
     def place(self) -> None:
         with gr.Accordion("From the hub", open=False, elem_id="finetune-hub") as self.fold:
@@ -123,12 +124,16 @@ class HubPanel:
         download = self.current()
         if download is None:
             return self._state()
+        self.gone[download.id] = ""  # whoever follows it does not call it paused
+        back = 0
         try:
             back = await self.bench.downloads.cancel(download.id)
-        except Refused:  # it has just come to its end
-            return self._state()
-        said = f"Cancelled: {size(back)} came back." if back else "Cancelled."
-        return [line(said, "note"), *self._buttons()]
+        except Refused:  # another page has cancelled it
+            pass
+        finally:
+            said = f"Cancelled: {size(back)} came back." if back else "Cancelled."
+            self.gone[download.id] = line(said, "note")
+        return [self.gone[download.id], *self._buttons()]
 
     async def watch(self) -> AsyncGenerator[list[Any], None]:
         """Whoever opens the tab sees the one that is under way, and finds it in the list then:
@@ -155,11 +160,17 @@ class HubPanel:
         async with contextlib.aclosing(self.bench.downloads.follow()) as following:  # type: ignore[type-var]
             async for listed in following:
                 mine = next((d for d in listed if d.id == id), None)
+                if self.gone.get(id) == "":
+                    yield [gr.skip()] * 3, None
+                    continue
                 if mine is None or mine.state not in ("waiting", "running"):
                     break
                 state = self._state()
                 same, before = state[0] == before, state[0]
                 yield ([gr.skip()] * 3 if same else state), None
+        if id in self.gone:
+            yield [self.gone[id], *self._buttons()], None
+            return
         if mine is not None and mine.state != "done":
             yield self._state(), None
             return
@@ -169,7 +180,7 @@ class HubPanel:
                 said = here(made) if isinstance(made, Kept) else self._refused(made)
                 yield [said, *self._buttons()], made if isinstance(made, Kept) else None
                 return
-        # Another page was quicker, or it was cancelled, which said so itself.
+        # Another page was quicker.
         kept = self._like(done) if done else None
         yield [here(kept) if kept else gr.skip(), *self._buttons()], kept
 

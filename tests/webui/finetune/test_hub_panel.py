@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 
 from backends.finetune.data import open_dataset
@@ -54,8 +53,7 @@ def drive(home: Path, body: Callable[[HubPanel], Awaitable[None]]) -> None:
 
 
 async def brought(panel: HubPanel, text: str, part: str | None = None) -> list[list[Any]]:
-    with gr.Blocks():
-        return [state async for state in panel.bring(text, part)]
+    return [state async for state in panel.bring(text, part)]
 
 
 def test_it_is_one_of_the_datasets_and_is_chosen(home: Path, fake: FakeHub) -> None:
@@ -111,6 +109,23 @@ def test_what_cannot_be_got_says_why_and_nothing_is_left(
         monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
         last = (await brought(panel, NAME))[-1]
         assert "offline" in last[2] and "on this machine work all the same" in last[2]
+
+    drive(home, body)
+
+
+def test_who_follows_one_that_is_cancelled_says_so_too(home: Path, fake: FakeHub) -> None:
+    fake.add_dataset("x/large", {"train.large.jsonl": ROWS.encode() * 20_000})
+    fake.slow = 0.1
+
+    async def body(panel: HubPanel) -> None:
+        following = [asyncio.create_task(brought(panel, "x/large")) for _ in range(2)]
+        while not any(d.done for d in panel.bench.downloads.listed()):
+            await asyncio.sleep(0.05)
+        said = (await panel.cancel())[0]
+        assert "came back" in said
+        for states in await asyncio.gather(*following):
+            assert states[-1][2] == said and not states[-1][4].visible
+            assert not any("paused" in str(state[2]) for state in states)
 
     drive(home, body)
 
