@@ -22,7 +22,7 @@ from backends.models.repo import SMALL, Repo
 from backends.runtime import conversion
 from webui.bench import Bench
 from webui.finetune import in_use
-from webui.hand_over import build_go, going
+from webui.hand_over import Handed, build_go
 from webui.model_picker import line, problem, progress_bar, tab_of
 from webui.models import view
 from webui.models.entries import Entry, budget_of, entries, matching
@@ -167,8 +167,7 @@ class Models:
                 said = await self._change(name, str(sent.get("id", "")))
             elif name == "chat":
                 entry = await asyncio.to_thread(self._entry, key, hits)
-                self.bench.hand_over("chat", entry.id)
-                go = going()
+                go = Handed(entry.id).as_text()
             elif name == "plain":
                 ref = await asyncio.to_thread(plain_copy.make, ModelRef.parse(key))
                 self.uses = (0.0, [])

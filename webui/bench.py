@@ -35,7 +35,6 @@ from webui.demo.share import Sharing
 from webui.finetune.merges import Merges
 from webui.forecast import Forecast, sentence
 from webui.gate import Gate
-from webui.hand_over import Handed
 from webui.job_ledger import JobLedger
 from webui.monitor import Monitor
 from webui.settings import SettingsFile
@@ -106,7 +105,6 @@ class Bench:
         self.answers = Answers(self)
         self.sharing = Sharing(self)
         self.loadings: dict[str, Loading] = {}  # by reference
-        self.handed: dict[str, Handed] = {}  # by kind: what another tab is to open with
 
     async def start(self) -> None:
         empty_temp(self.home)
@@ -161,11 +159,6 @@ class Bench:
         raise Refused(
             f"There is no model {name[:80]!r} on this machine.", "Pick one from the list of models."
         )
-
-    def hand_over(self, kind: str, id: str, **more: Any) -> None:
-        """For the tab of that kind, which takes it when it is opened: a model for "chat", `more` of
-        `Handed`."""
-        self.handed[kind] = Handed(id, **more)
 
     def resident_of(self, listed: Listed) -> Resident | None:
         """The resident that holds this model, loading, ready or crashed; None where none does."""

@@ -1,8 +1,9 @@
 """What one tab hands to another: a model to chat with, how, and against what.
 
-Chat's list of models takes it, and Chat gets it as the text of a hidden box, so that it comes as an
-event of that page: the text is checked like anything from a browser. Only when all is in its place
-does the page turn to Chat, so that no question can be quicker.
+It is a text in a hidden box of the page on which it was asked for: the server keeps nothing, so
+that no other page can take it. It is checked like anything from a browser. Chat's list of models
+takes it first, then the rest of Chat; only when all is in its place does the page turn to Chat, so
+that no question can be quicker.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from backends.chat.params import AdapterUse
 from backends.params import read
 
 Uses = tuple[dict[str, Any], ...]  # of AdapterUse, as JSON
-TAKE = """(v) => { if (v) document.querySelector('#chat-take')?.click(); return v; }"""
+TAKE = """(text) => {
+    const take = document.querySelector('#chat-take');
+    if (text && take) { window.werkbankHanded = text; take.click(); }
+    return text;
+}"""
+TAKEN = "(_, ...rest) => [window.werkbankHanded || '', ...rest]"
 TURN = "() => { document.querySelector('#tab-chat-button')?.click(); }"
 
 
@@ -65,15 +71,10 @@ def attached(*refs: str) -> Uses:
 
 
 def build_go(elem_id: str) -> Any:
-    """A hidden box: whatever `going()` is put into it has Chat take what was handed to it, and
-    then turns the page there."""
+    """A hidden box: a `Handed.as_text()` that is put into it is taken by Chat, and then the page
+    turns there."""
     go = gr.Textbox(visible=False, elem_id=elem_id)
     go.change(
         None, go, go, js=TAKE, queue=False, show_progress="hidden", api_visibility="private"
     )  # fmt: skip
     return go
-
-
-def going() -> str:
-    """A value for the box of `build_go` that is not the last one."""
-    return secrets.token_hex(4)

@@ -17,7 +17,7 @@ from backends.runtime.resident import held_bytes
 from webui.bench import Bench, Loading, sentences
 from webui.fit_panel import build_fit_buttons, chosen_change, fits_html
 from webui.form import Form, build_form
-from webui.hand_over import Handed
+from webui.hand_over import TAKEN, Handed, handed_of
 from webui.opening import when_open
 
 NONE_YET = (
@@ -144,33 +144,45 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
     return picker
 
 
-def _sent(handed: Handed, name: str | None) -> str:
-    """For the hidden box. A model that is chosen already is not begun with anew by itself."""
-    return (handed if handed.fresh or handed.id != name else Handed("")).as_text()
-
-
 def _wire(picker: Picker, take: Any) -> None:
     bench, task = picker.bench, picker.task
     outputs = [picker.status, picker.load, picker.cancel]
     groups = list(picker.groups.values())
 
-    def refresh(status: str | None, name: str | None, *values: Any) -> list[Any]:
+    def list_again(
+        wanted: str | None, status: str | None, name: str | None, *values: Any
+    ) -> list[Any]:
+        """All models, `wanted` chosen where it is there, for `shown`."""
         listed = bench.models(task)
-        known = [m.id for m in listed]
-        handed = bench.handed.pop(task, None)
-        loading = next((m.id for m in listed if str(m.ref) in bench.loadings), name)
-        wanted = handed.id if handed else loading
         first = first_choice(bench, listed)
-        chosen = wanted if wanted in known else first.id if first else None
+        known = wanted in [m.id for m in listed]
+        chosen = wanted if known else first.id if first else None
         choices = [(choice_label(m), m.id) for m in listed]
-        sent = _sent(handed, name) if handed else gr.skip()
         line, *columns = picker.show(chosen, *values)
         if chosen != name:
-            return [gr.Dropdown(choices=choices, value=chosen), sent, line, *columns]
+            return [gr.Dropdown(choices=choices, value=chosen), line, *columns]
         # Only what must change is set: the user may have chosen another meanwhile, and what is
         # typed into options would be gone once they were out of sight.
         line = gr.skip() if line == status else line
-        return [gr.Dropdown(choices=choices), sent, line, *(gr.skip() for _ in columns)]
+        return [gr.Dropdown(choices=choices), line, *(gr.skip() for _ in columns)]
+
+    def refresh(status: str | None, name: str | None, *values: Any) -> list[Any]:
+        return list_again(name, status, name, *values)
+
+    def open_first(status: str | None, name: str | None, *values: Any) -> list[Any]:
+        """A page that opens while a model loads shows that one."""
+        loading = (m.id for m in bench.models(task) if str(m.ref) in bench.loadings)
+        return list_again(next(loading, name), status, name, *values)
+
+    def take_handed(text: str, status: str | None, name: str | None, *values: Any) -> list[Any]:
+        """What another tab has handed over. The rest of the tab hears of it by the hidden box."""
+        try:
+            handed = handed_of(text)
+        except (Refused, ValueError):  # the tab says so
+            return [text, *(gr.skip() for _ in shown)]
+        # A model that is chosen already is not begun with anew by itself.
+        sent = handed if handed.fresh or handed.id != name else Handed("")
+        return [sent.as_text(), *list_again(handed.id, status, name, *values)]
 
     async def follow_load() -> AsyncGenerator[list[Any], None]:
         yield [gr.skip()] * 3  # a generator that yields nothing would empty them
@@ -200,10 +212,14 @@ def _wire(picker: Picker, take: Any) -> None:
         return await unload_and_tell(bench, name)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    shown = [picker.model, picker.handed, picker.status, *groups]
+    shown = [picker.model, picker.status, *groups]
     seen = [picker.status, *picker.inputs]
-    when_open(refresh, seen, shown, queue=False, **quiet)
-    take.click(refresh, seen, shown, queue=False, **quiet)
+    when_open(open_first, seen, shown, queue=False, **quiet)
+    handing = [picker.handed, *seen]
+    take.click(
+        take_handed, handing, [picker.handed, *shown], js=TAKEN, queue=False,
+        trigger_mode="multiple", **quiet,
+    )  # fmt: skip
     if tab := tab_of(gr.context.Context.block):  # a model may have come meanwhile, or been chosen
         tab.select(refresh, seen, shown, queue=False, **quiet)
     when_open(follow_load, None, outputs, **quiet)

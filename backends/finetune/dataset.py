@@ -120,8 +120,7 @@ class DatasetDoctor(Backend):
     def _examine(self, dataset: Dataset, params: DatasetParams) -> Iterator[Event]:
         other = None
         if params.validation:
-            beside = opened(read(DatasetParams, params.validation))
-            other = yield from self._report(beside, "Reading the rows to validate with")
+            other = yield from self._beside(read(DatasetParams, params.validation))
         report = yield from self._report(dataset, "Checking every row", other)
         yield Item("report", fitting(report.as_dict()))
         count = self.count
@@ -131,6 +130,16 @@ class DatasetDoctor(Backend):
                 done = len(lengths.tokens)
                 yield Progress(done, report.kept, "Counting tokens")
                 yield Item("lengths", lengths_as_dict(lengths))
+
+    def _beside(self, params: DatasetParams) -> Generator[Event, None, Report]:
+        """The report on the set to validate with; what it is refused for names it."""
+        try:
+            note = "Reading the rows to validate with"
+            return (yield from self._report(opened(params), note))
+        except Refused as error:
+            from backends.finetune.sft_rows import of_the_other
+
+            raise of_the_other(error, params.path) from error
 
     def _report(
         self, dataset: Dataset, note: str, validation: Report | None = None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +91,7 @@ class Sft(Backend):
             rows = yield from sft_rows.collect(
                 dataset, encoder, params.max_length, self.cancelled, params.validates
             )
-            if aside := sft_rows.validation_set(params.validation_set):
-                rows.aside = yield from sft_rows.collect(
-                    aside, encoder, params.max_length, self.cancelled, True
-                )
+            rows.aside = yield from self._aside(params, encoder)
         except Stopped:  # nothing was trained yet: there is no checkpoint to write
             yield Done(cancelled=True)
             return
@@ -115,6 +112,21 @@ class Sft(Backend):
             teller.closed.set()
             thread.join()
         yield from self._end(params, watch, teller, sha256)
+
+    def _aside(
+        self, params: SftParams, encoder: sft_rows.Encoder
+    ) -> Generator[Event, None, sft_rows.Rows | None]:
+        """The rows to validate with, where they are a set of their own. Raises Refused, Stopped."""
+        from backends.finetune import sft_rows
+
+        found = sft_rows.validation_set(params.validation_set)
+        if found is None:
+            return None
+        length, stopped = params.max_length, self.cancelled
+        try:
+            return (yield from sft_rows.collect(found, encoder, length, stopped, True))
+        except Refused as error:
+            raise sft_rows.of_the_other(error, params.validation_set["path"]) from error
 
     def _train(
         self, params: SftParams, rows: sft_rows.Rows, watch: Watch, found: Path | None

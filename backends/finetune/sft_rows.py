@@ -56,6 +56,12 @@ def validation_set(said: dict[str, Any]) -> Dataset | None:
     return opened(path, said)
 
 
+def of_the_other(error: Refused, path: str) -> Refused:
+    """The same, of the set to validate with: else it would seem to be the one that is learned."""
+    message = f"The set to validate with, {Path(path).name}: {error.message}"
+    return Refused(message, error.hint, error.detail)
+
+
 @dataclass
 class Rows:
     """Token rows, 5 bytes a token, and what had to be left out or cut.

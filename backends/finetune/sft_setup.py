@@ -154,9 +154,17 @@ def save(job: Sft, params: SftParams, watch: Watch, sha256: str) -> Path:
     return made
 
 
+def validated(said: dict[str, Any]) -> str:
+    """A line of the card on the set to validate with, without where it lay."""
+    if not said:
+        return ""
+    known = f", sha256 `{said['sha256']}`" if said.get("sha256") else ""
+    return f"- Validated with: {Path(str(said.get('path'))).name}{known}\n"
+
+
 def card(job: Sft, params: SftParams, watch: Watch, sha256: str) -> str:
     """The model card."""
-    hidden = {"folder", "dataset", "data", "resume", "prompts"}
+    hidden = {"folder", "dataset", "data", "resume", "prompts", "validation_set"}
     settings = {k: v for k, v in vars(params).items() if k not in hidden}
     lines = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
     full = params.adapter == "full"
@@ -171,6 +179,7 @@ def card(job: Sft, params: SftParams, watch: Watch, sha256: str) -> str:
         f"Trained by Werkbank with TRL and PEFT.\n\n"
         f"- Base: `{job.ref}`, kept as {job.quantisation}\n"
         f"- Dataset: {Path(params.dataset).name}, sha256 `{sha256}`\n"
+        f"{validated(params.validation_set)}"
         f"- Final loss: {watch.last_loss:.4f}\n"
         f"- Effective batch: {watch.micro_batch * watch.accumulation}\n\n"
         f"| setting | value |\n|---|---|\n{lines}\n"

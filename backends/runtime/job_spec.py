@@ -74,6 +74,40 @@ def absolute_dataset(dataset: str, beside: Path) -> str:
     return str(path)
 
 
+def with_places(spec: dict[str, Any], beside: Path) -> dict[str, Any]:
+    """The spec with absolute paths: of its dataset, and of the set that it is validated with.
+    Raises Refused."""
+    spec = {**spec, "dataset": absolute_dataset(str(spec.get("dataset") or ""), beside)}
+    if path := _validated(spec).get("path"):
+        spec = _validated_with(spec, path=absolute_dataset(str(path), beside))
+    return spec
+
+
+def with_hashes(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec with the sha256 of both, by which a resume knows them. Raises Refused."""
+    try:
+        spec = {**spec, "dataset_sha256": digest(spec["dataset"])}
+        if path := _validated(spec).get("path"):
+            spec = _validated_with(spec, sha256=digest(str(path)))
+    except OSError as error:
+        raise Refused(
+            f"A dataset could not be read ({error.strerror or error}).",
+            "Look whether its file is there and may be read, then try again.",
+        ) from error
+    return spec
+
+
+def _validated(spec: dict[str, Any]) -> dict[str, Any]:
+    params = spec.get("params")
+    found = params.get("validation_set") if isinstance(params, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _validated_with(spec: dict[str, Any], **more: str) -> dict[str, Any]:
+    params = {**spec["params"], "validation_set": {**_validated(spec), **more}}
+    return {**spec, "params": params}
+
+
 def digest(dataset: str) -> str:
     """The sha256 of a dataset's file, or of the names and contents of a folder's; "" for what is
     none. Takes a second a gigabyte. Raises Refused for a folder without files that can be rows."""

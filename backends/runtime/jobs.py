@@ -26,7 +26,7 @@ import psutil
 from backends.base import Refused
 from backends.runtime import checkpoints, fetching, run_card, snapshots
 from backends.runtime.disk import read_json, read_lines, write_json
-from backends.runtime.job_spec import GRANT, absolute_dataset, digest, understand
+from backends.runtime.job_spec import GRANT, understand, with_hashes, with_places
 from backends.runtime.job_state import JobState, read_state
 from backends.runtime.process import (
     ask_to_end,
@@ -70,11 +70,10 @@ class Jobs:
         with self._busy:
             if key and (there := self._by_key(key)):
                 return there
-        dataset = absolute_dataset(str(spec.get("dataset") or ""), beside or self.home)
-        spec = {**spec, "dataset": dataset}
+        spec = with_places(spec, beside or self.home)
         understand(spec, self.folder)
         # A second for each gigabyte, in which every other job can be looked at, started, stopped.
-        whole = {**spec, "dataset_sha256": digest(dataset), "key": key, "created": time.time()}
+        whole = {**with_hashes(spec), "key": key, "created": time.time()}
         with self._busy:
             if key and (there := self._by_key(key)):  # made meanwhile by the other click
                 return there

@@ -13,7 +13,7 @@ import tabs
 from webui import cli
 from webui.bench import Bench
 from webui.finetune import after
-from webui.hand_over import build_go, going
+from webui.hand_over import build_go
 
 TITLE = "After"
 
@@ -23,12 +23,10 @@ def build(bench: Bench) -> None:
     go = build_go("after-go")
 
     def open_in_chat(job: str) -> str:
-        after.open_in_chat(bench, job)
-        return going()
+        return after.open_in_chat(bench, job).as_text()
 
     def compare(job: str) -> str:
-        after.compare_in_chat(bench, job, 10)
-        return going()
+        return after.compare_in_chat(bench, job, 10).as_text()
 
     for name, handler in (("open", open_in_chat), ("compare", compare)):
         button = gr.Button(name, elem_id=f"after-{name}")

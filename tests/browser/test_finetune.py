@@ -139,13 +139,13 @@ def test_the_repaired_set_is_saved_and_validates_the_one_that_it_came_of(
     saved = page.locator("#finetune-saved")
     expect(saved).to_contain_text("4 rows, 1 left out", timeout=15_000)
     expect(saved).to_contain_text("sha256")
-    chosen = page.locator("#finetune-dataset input")
-    expect(chosen).to_have_value("identität-cleaned.jsonl")
+    expect(page.locator("#finetune-dataset input")).to_have_value("identität.json")
+    choose(page, "finetune-dataset", "identität.clean.jsonl")
     expect(told).to_contain_text("All 4 rows can be trained on", timeout=15_000)
     with page.expect_download() as download:
         saved.get_by_role("link").click()
     lines = Path(download.value.path()).read_text("utf-8").splitlines()
-    assert len(lines) == 4 and download.value.suggested_filename == "identität-cleaned.jsonl"
+    assert len(lines) == 4 and download.value.suggested_filename == "identität.clean.jsonl"
     choose(page, "finetune-validation", "identität.json")
     expect(told).to_contain_text("4 rows are in the validation set, too", timeout=15_000)
     picture(page, f"finetune-validated-{width}-{scheme}")

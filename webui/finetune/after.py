@@ -1,8 +1,8 @@
 """What follows a training: talk to its result, set it beside its base, keep it, delete it.
 
 `step` is that of a snapshot; None is the result, or the newest snapshot where there is none yet.
-All raise Refused. After `open_in_chat` and `compare_in_chat` the page turns to Chat by itself where
-`going()` is put into a box of `build_go` (webui/hand_over.py).
+All raise Refused. What `open_in_chat` and `compare_in_chat` return goes, as its text, into a box of
+`build_go` (webui/hand_over.py): Chat takes it, and the page turns there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from backends.models.catalogue import base_of, base_title
 from backends.models.library import Listed
 from webui.bench import Bench, sentences
 from webui.downloads import exports
-from webui.hand_over import attached
+from webui.hand_over import Handed, attached
 from webui.model_picker import gigabytes, line, problem, progress_bar
 
 
@@ -55,25 +55,23 @@ def base(bench: Bench, job_id: str) -> Listed:
     return listed
 
 
-def open_in_chat(bench: Bench, job_id: str, step: int | None = None) -> None:
+def open_in_chat(bench: Bench, job_id: str, step: int | None = None) -> Handed:
     """Chat opens with a new conversation: the base with the adapter at weight 1, or the model that
     was trained whole."""
     ref = reference(bench, job_id, step)
     if is_whole(ref):
-        bench.hand_over("chat", sound(bench, ref).id, fresh=True)
-    else:
-        bench.hand_over("chat", base(bench, job_id).id, fresh=True, adapters=attached(str(ref)))
+        return Handed(sound(bench, ref).id, fresh=True)
+    return Handed(base(bench, job_id).id, fresh=True, adapters=attached(str(ref)))
 
 
-def compare_in_chat(bench: Bench, job_id: str, step: int | None = None) -> None:
+def compare_in_chat(bench: Bench, job_id: str, step: int | None = None) -> Handed:
     """Chat opens with two answers to each message, of one seed: on the left the base, on the right
     what was trained."""
     ref = reference(bench, job_id, step)
     left = base(bench, job_id).id
     if is_whole(ref):
-        bench.hand_over("chat", left, fresh=True, beside=sound(bench, ref).id)
-    else:
-        bench.hand_over("chat", left, fresh=True, beside=left, right=attached(str(ref)))
+        return Handed(left, fresh=True, beside=sound(bench, ref).id)
+    return Handed(left, fresh=True, beside=left, right=attached(str(ref)))
 
 
 def is_whole(ref: ModelRef) -> bool:

@@ -125,7 +125,7 @@ class DatasetPanel:
 
         self.columns.wire(chosen, changed, NOW)
         self.validation.wire(chosen, changed)
-        then_look(self.saving.button.click(self.save, chosen, [chosen, self.saving.said], **QUIET))
+        self.saving.button.click(self.save, chosen, [chosen, self.saving.said], **QUIET)
         self.looked = looks
         self.tokens.wire(chosen, QUIET)
 
@@ -163,11 +163,12 @@ class DatasetPanel:
         return [self._choices(kept.id), "", None]
 
     async def save(self, id: str | None) -> AsyncGenerator[list[Any], None]:
-        """The repaired set as a new one, chosen when it is there."""
+        """The repaired set as a new one in the list. Another may be chosen by now: that stays."""
         yield [gr.skip(), ""]
         async with contextlib.aclosing(self.saving.save(id)) as saving:
             async for said, made in saving:
-                yield [self._choices(made.id) if made else gr.skip(), said]
+                names = [(k.name, k.id) for k in self.datasets.all()] if made else []
+                yield [gr.Dropdown(choices=names) if made else gr.skip(), said]
 
     # What it is
 
@@ -277,6 +278,7 @@ class DatasetPanel:
     def delete(self, id: str | None) -> list[Any]:
         try:
             in_use.check_dataset(self.bench, self.datasets.folder.resolve() / (id or " "))
+            self.validation.check_free(id or "")
             kept = self.datasets.delete(id or "")
         except Refused as refused:
             return [gr.skip(), problem(str(refused)), gr.skip(), gr.skip()]

@@ -196,11 +196,16 @@ class Datasets:
 
     def validation(self, kept: Kept) -> dict[str, Any]:
         """The set that it is validated with, as the doctor takes it; {} where it is a share of its
-        own rows, and where that set is gone."""
+        own rows. Raises Refused where that set is gone."""
+        if not kept.how.validation:
+            return {}
         try:
             other = self.get(kept.how.validation)
-        except Refused:
-            return {}
+        except Refused as refused:
+            raise Refused(
+                f"The set that {kept.name} is validated with is not there any more.",
+                'Choose another one under "Validate with".',
+            ) from refused
         return {"path": other.path, **self.allowed_for(other), **other.how.as_params()}
 
     def allowed_for(self, kept: Kept) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from backends.base import Refused
 from backends.runtime import job_dataset
 from webui.bench import Bench
 from webui.finetune import after, in_use
-from webui.hand_over import build_go, going
+from webui.hand_over import build_go
 from webui.model_picker import line, problem
 
 ASSETS = Path(__file__).parent.parent.parent / "assets"
@@ -82,11 +82,11 @@ class JobPanel:
         step, text = _number(sent.get("step")), str(sent.get("text", ""))[:200]
         try:
             if act in ("chat", "snapshot-chat"):
-                await asyncio.to_thread(after.open_in_chat, self.bench, id, step)
-                return ["", going()]
+                handed = await asyncio.to_thread(after.open_in_chat, self.bench, id, step)
+                return ["", handed.as_text()]
             if act in ("compare", "snapshot-compare"):
-                await asyncio.to_thread(after.compare_in_chat, self.bench, id, step)
-                return ["", going()]
+                handed = await asyncio.to_thread(after.compare_in_chat, self.bench, id, step)
+                return ["", handed.as_text()]
             if act == "start":
                 await self.bench.job_ledger.start(id)
             elif act == "resume":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backends.base import Refused
 from backends.events import Done, Event, Failed, Item, Progress
 from webui.bench import Bench
 from webui.finetune.datasets import Datasets, Kept
@@ -33,7 +34,10 @@ async def look(
     `base`: a reference of the model whose tokens are counted.
     """
     found = Look(kept, dict(kept.said))
-    beside = datasets.validation(kept)  # it may have changed since
+    try:
+        beside = datasets.validation(kept)  # it may have changed since
+    except Refused as refused:
+        beside, found.problem = {}, str(refused)
     known = {"dataset", "report", "lengths"} <= kept.said.keys()
     if known and kept.said.get("beside", {}) == beside and Path(kept.path).exists():
         yield found

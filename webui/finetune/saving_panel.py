@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from html import escape
@@ -11,6 +12,7 @@ import gradio as gr
 
 from backends.base import Refused
 from backends.events import Failed, Item, Progress
+from backends.finetune.data.fixes import safe_name
 from webui.bench import Bench
 from webui.finetune.datasets import Datasets, Kept
 from webui.finetune.looking import ask
@@ -18,7 +20,7 @@ from webui.model_picker import problem, progress_bar
 
 
 class SavingPanel:
-    """A button among the repairs; what it made is one more dataset, which is chosen then."""
+    """A button among the repairs; what it made is one more dataset in the list."""
 
     def __init__(self, bench: Bench, datasets: Datasets) -> None:
         self.bench, self.datasets = bench, datasets
@@ -34,7 +36,7 @@ class SavingPanel:
         try:
             kept = self.datasets.get(id or "")
             with self.datasets.staged() as staged:
-                name = cleaned_name(kept.name)
+                name = safe_name(kept.name)
                 asked = {"do": "write", "out": str(staged / "file" / name)}
                 written: dict[str, Any] = {}
                 events = ask(self.bench, self.datasets, kept, "none:", asked)
@@ -48,16 +50,10 @@ class SavingPanel:
                             yield problem(str(event), event.detail), None
                             return
                 if written:
-                    made = self.datasets.keep(name, staged)
+                    made = await asyncio.to_thread(self.datasets.keep, name, staged)
                     yield saved(made, written), made
         except Refused as refused:
             yield problem(str(refused), refused.detail), None
-
-
-def cleaned_name(name: str) -> str:
-    """ "identity.json" -> "identity-cleaned.jsonl" """
-    stem = name.rpartition(".")[0] or name
-    return f"{stem[:80]}-cleaned.jsonl"
 
 
 def saved(made: Kept, manifest: dict[str, Any]) -> str:
@@ -67,7 +63,7 @@ def saved(made: Kept, manifest: dict[str, Any]) -> str:
     told = f"{rows['written']:,} rows" + (f", {left:,} left out" if left else "")
     return (
         f'<div class="line good">Saved as <a href="/api/datasets/{escape(made.id)}/file" download>'
-        f"{escape(made.name)}</a>: {told}."
+        f"{escape(made.name)}</a>: {told}. It is in the list of datasets."
         f'<br><code title="{escape(manifest["sha256"])}">sha256 '
         f"{escape(manifest['sha256'][:16])}…</code></div>"
     )

@@ -17,7 +17,6 @@ import gradio as gr
 from backends.base import Refused
 from backends.finetune.sft_params import SftOptions, SftParams
 from backends.models.library import Listed
-from backends.runtime.job_spec import digest
 from webui.bench import Bench
 from webui.finetune import plan as plans
 from webui.finetune.dataset_panel import DatasetPanel
@@ -229,15 +228,14 @@ def spec_of(
 ) -> dict[str, Any]:
     """The job's spec: the least form of `launch.py train`, with everything said.
 
-    beside: the set to validate with, of `Datasets.validation`; its hash is taken here.
+    beside: the set to validate with, of `Datasets.validation`.
     """
     params = dict(plan.params)
     if questions := [question.strip() for question in prompts.splitlines() if question.strip()]:
         params["prompts"] = questions
     params["data"] = kept.how.as_params()
     if beside:
-        known = {k: v for k, v in beside.items() if k != "allowed"}
-        params["validation_set"] = known | {"sha256": digest(beside["path"])}
+        params["validation_set"] = {k: v for k, v in beside.items() if k != "allowed"}
     return {
         "task": "finetune",
         "method": "sft",

@@ -10,6 +10,7 @@ import gradio as gr
 from backends.base import Refused
 from webui.finetune.datasets import Datasets, Kept
 
+LEARNED = ("chat", "instruction", "text")  # forms of rows that a loss can be taken of
 SHARE = "A share of its rows, as the settings say"
 
 
@@ -45,9 +46,29 @@ class ValidationPanel:
         return [gr.Dropdown(choices=choices, value=value, visible=bool(others))]
 
     def choose(self, kept: Kept, id: str | None) -> None:
-        """Raises Refused for one that is gone."""
+        """Raises Refused for one that is gone, or of which the rows are not known to be any."""
         if id == kept.id:
             raise Refused("A set cannot be validated with itself.", "Choose another one.")
         if id:
-            self.datasets.get(id)
+            other = self.datasets.get(id)
+            about = other.said.get("dataset")
+            if about is None or about["missing"]:
+                raise Refused(
+                    f"It is not known yet what {other.name} is.",
+                    "Choose it as the dataset once, so that its rows are checked, then come back.",
+                )
+            if about["mapping"]["form"] not in LEARNED:
+                raise Refused(
+                    f"The rows of {other.name} have better and worse answers.",
+                    "Choose one with questions and answers, or texts.",
+                )
         self.datasets.change(kept.id, validation=id or "")
+
+    def check_free(self, id: str) -> None:
+        """Raises Refused where another set is validated with this one."""
+        users = [kept.name for kept in self.datasets.all() if kept.how.validation == id]
+        if id and users:
+            raise Refused(
+                f"{users[0]} is validated with this set.",
+                'Choose another one there under "Validate with", then delete this.',
+            )

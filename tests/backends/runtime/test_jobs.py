@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from backends.base import Refused
-from backends.runtime import checkpoints, snapshots
+from backends.runtime import checkpoints, job_spec, snapshots
 from backends.runtime import jobs as module
 from backends.runtime.disk import read_json, write_json
 from backends.runtime.jobs import Jobs
@@ -116,7 +116,7 @@ def test_a_dataset_that_takes_long_to_hash_keeps_no_other_click_waiting(
         assert go_on.wait(20)
         return "0" * 64
 
-    monkeypatch.setattr(module, "digest", slow)
+    monkeypatch.setattr(job_spec, "digest", slow)
     made: list[str] = []
     clicks = [threading.Thread(target=lambda: made.append(make(jobs, key="big"))) for _ in range(2)]
     for click in clicks:

@@ -49,9 +49,9 @@ def job(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def handed(bench: Bench) -> Handed:
-    found = bench.handed.pop("chat")
-    assert handed_of(found.as_text()) == found  # through the page and back
+def through(found: Handed) -> Handed:
+    """Through the page and back."""
+    assert handed_of(found.as_text()) == found and found.as_text() != found.as_text()
     return found
 
 
@@ -62,15 +62,13 @@ def at(*steps: str) -> tuple[dict[str, Any], ...]:
 @pytest.mark.model
 def test_chat_opens_with_the_base_and_the_adapter(home: Path, job: Path) -> None:
     bench = Bench(home, spare=False)
-    after.open_in_chat(bench, ID)
-    assert handed(bench) == Handed(COPY, fresh=True, adapters=at(""))
-    after.open_in_chat(bench, ID, 10)
-    assert handed(bench).adapters == at("@10")
-    after.compare_in_chat(bench, ID)
-    assert handed(bench) == Handed(COPY, fresh=True, beside=COPY, right=at(""))
+    assert through(after.open_in_chat(bench, ID)) == Handed(COPY, fresh=True, adapters=at(""))
+    assert through(after.open_in_chat(bench, ID, 10)).adapters == at("@10")
+    assert through(after.compare_in_chat(bench, ID)) == Handed(
+        COPY, fresh=True, beside=COPY, right=at("")
+    )
     shutil.rmtree(job / "adapter")  # it runs yet: the newest snapshot
-    after.open_in_chat(bench, ID)
-    assert handed(bench).adapters == at("@30")
+    assert through(after.open_in_chat(bench, ID)).adapters == at("@30")
     shutil.rmtree(job / "checkpoints")
     with pytest.raises(Refused, match="made nothing yet. Wait for its first snapshot"):
         after.open_in_chat(bench, ID)
@@ -81,10 +79,8 @@ def test_a_model_trained_whole_is_opened_itself(home: Path, job: Path) -> None:
     shutil.rmtree(job / "adapter")
     crafted.folder(job / "model")
     bench = Bench(home, spare=False)
-    after.open_in_chat(bench, ID)
-    assert handed(bench) == Handed(f"job:{ID}", fresh=True)
-    after.compare_in_chat(bench, ID)
-    assert handed(bench) == Handed(COPY, fresh=True, beside=f"job:{ID}")
+    assert through(after.open_in_chat(bench, ID)) == Handed(f"job:{ID}", fresh=True)
+    assert through(after.compare_in_chat(bench, ID)) == Handed(COPY, fresh=True, beside=f"job:{ID}")
     with pytest.raises(Refused, match="a whole model, and no adapter"):
         after.save_adapter(bench, ID, "mine")
 
@@ -101,7 +97,6 @@ def test_what_cannot_be_opened_is_said(home: Path, job: Path) -> None:
     (job / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(Refused, match="The adapter first is of the kind unknown"):
         after.open_in_chat(bench, ID)
-    assert bench.handed == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"id": 1}', '{"adapters": 3}', "x" * 99])

@@ -7,11 +7,15 @@ import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
+from backends.base import Refused
 from backends.runtime.job_spec import digest
 from webui.bench import Bench
 from webui.finetune.datasets import Datasets
 from webui.finetune.looking import Look, look
 from webui.finetune.saving_panel import SavingPanel
+from webui.finetune.validation_panel import ValidationPanel
 
 
 def drive(home: Path, body: Callable[[Bench, Datasets], Awaitable[None]]) -> None:
@@ -96,7 +100,11 @@ def test_rows_of_the_validation_set_are_found_and_looked_for_again_when_it_chang
         datasets.change(beside.id, steps=({"do": "take", "count": 4},))
         assert await leaks(bench, datasets, kept.id) == 4
         datasets.delete(beside.id)
-        assert datasets.validation(datasets.get(kept.id)) == {}
+        found = [s async for s in look(bench, datasets, datasets.get(kept.id))][-1]
+        assert "a.jsonl is validated with is not there any more. Choose" in found.problem
+        with pytest.raises(Refused, match="not there any more"):
+            datasets.validation(datasets.get(kept.id))
+        datasets.change(kept.id, validation="")
         assert await leaks(bench, datasets, kept.id) == 0
 
     async def leaks(bench: Bench, datasets: Datasets, id: str) -> int:
@@ -114,7 +122,7 @@ def test_the_repaired_set_becomes_a_file_of_its_own(home: Path) -> None:
         kept = datasets.change(kept.id, steps=({"do": "take", "count": 7},))
         panel = SavingPanel(bench, datasets)
         said, made = [found async for found in panel.save(kept.id)][-1]
-        assert made and made.own and made.name == "a-cleaned.jsonl"
+        assert made and made.own and made.name == "a.clean.jsonl"
         written = Path(made.path)
         assert len(written.read_text("utf-8").splitlines()) == 7
         assert digest(made.path)[:16] in said and "7 rows, 33 left out" in said
@@ -124,5 +132,34 @@ def test_the_repaired_set_becomes_a_file_of_its_own(home: Path) -> None:
         said, made = [found async for found in panel.save(kept.id)][-1]
         assert made is None and "a.jsonl" in said
         assert not list(datasets.folder.glob(".adding-*"))
+
+    drive(home, body)
+
+
+def test_what_validates_is_known_and_learnable_and_stays_while_it_is_needed(home: Path) -> None:
+    async def body(bench: Bench, datasets: Datasets) -> None:
+        panel = ValidationPanel(datasets)
+        kept = datasets.point(str(fill(home, 4)))
+        pairs = home / "mine" / "pairs.jsonl"
+        row = {"prompt": "who", "chosen": "me", "rejected": "you"}
+        pairs.write_text(json.dumps(row) + "\n", "utf-8")
+        other = datasets.point(str(pairs))
+        with pytest.raises(Refused, match="not known yet what pairs.jsonl is"):
+            panel.choose(kept, other.id)
+        assert [s async for s in look(bench, datasets, other)][-1].said["dataset"]
+        with pytest.raises(Refused, match="better and worse answers"):
+            panel.choose(kept, other.id)
+        with pytest.raises(Refused, match="with itself"):
+            panel.choose(kept, kept.id)
+        (home / "mine" / "b.jsonl").write_bytes(Path(kept.path).read_bytes())
+        twin = datasets.point(str(home / "mine" / "b.jsonl"))
+        assert [s async for s in look(bench, datasets, twin)]
+        panel.choose(kept, twin.id)
+        with pytest.raises(Refused, match=r"a\.jsonl is validated with this set"):
+            panel.check_free(twin.id)
+        panel.check_free(kept.id)
+        Path(twin.path).write_text("", "utf-8")
+        found = [s async for s in look(bench, datasets, datasets.get(kept.id))][-1]
+        assert "The set to validate with, b.jsonl: " in found.problem
 
     drive(home, body)

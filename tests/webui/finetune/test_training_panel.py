@@ -10,7 +10,7 @@ from backends.base import ModelRef
 from backends.finetune.sft_params import SftOptions, SftParams
 from backends.models.library import Listed
 from backends.params import read
-from backends.runtime.job_spec import understand
+from backends.runtime.job_spec import understand, with_hashes, with_places
 from webui.finetune.datasets import How, Kept
 from webui.finetune.plan import Plan, TrainForecast
 from webui.finetune.training_panel import TrainingPanel, foretold, spec_of
@@ -53,7 +53,8 @@ def test_a_spec_says_all_that_the_job_needs(tmp_path: Path) -> None:
     assert spec["params"]["data"]["steps"] == [{"do": "drop_duplicates"}]
     beside = {"path": kept(tmp_path).path, "allowed": ["/x"], "reading": {}, "steps": []}
     validated = spec_of(kept(tmp_path), plan(early_stop=2), "", "", beside)
-    read_set = understand(validated, tmp_path).params.validation_set
+    made = with_hashes(with_places(validated, tmp_path))
+    read_set = understand(made, tmp_path).params.validation_set
     assert len(read_set["sha256"]) == 64 and "allowed" not in read_set
     asked = understand(spec, tmp_path)
     assert asked.params.epochs == 2.0 and asked.params.folder == str(tmp_path)
