@@ -106,9 +106,11 @@ def defaults(
     lengths: dict[str, Any],
     report: dict[str, Any],
     given: dict[str, Any] | None = None,
+    aside: int = 0,
 ) -> Plan:
     """All settings of a training of `base` on a dataset of which the doctor said `about`,
-    `lengths` and `report`. `given`, of params and options by name, stays as it is.
+    `lengths` and `report`. `given`, of params and options by name, stays as it is. `aside`: tokens
+    of the set that it is validated with, where that is one of its own.
 
     Raises Refused for a setting that is wrong.
     """
@@ -129,7 +131,8 @@ def defaults(
     chosen = plan_train.best_plan(source, rows, room, wanted)
     options = options | {"quantisation": chosen.plan.quantisation}
     answers = len(params["prompts"]) * int(params["prompt_tokens"])
-    forecast = _forecast(bench, str(base.ref), source, room, chosen, wanted.keep, answers)
+    measured = aside or round(rows.total * wanted.validation)
+    forecast = _forecast(bench, str(base.ref), source, room, chosen, wanted.keep, answers, measured)
     cut = rows.cut(chosen.plan.length)
     return Plan(base, options, _whole(_params(chosen) | params), _reasons(chosen), forecast, cut)
 
@@ -304,13 +307,17 @@ def checked(kind: type[Any], values: dict[str, Any]) -> Any:
 
 def _forecast(
     bench: Bench, model: str, source: Source, room: Room, chosen: Chosen, keep: int,
-    answers: int,
+    answers: int, measured: int,
 ) -> TrainForecast:  # fmt: skip
-    """`answers`: tokens that are written at each snapshot, and before the first step."""
+    """`answers`: tokens that are written at each snapshot, and before the first step; `measured`:
+    tokens of the rows that are validated with at each snapshot."""
     kind = room.kind
     known = Trainings(bench.measured).rate(model, room.device)[1]
     looks = 1 + -(-chosen.steps // chosen.save_steps)
     seconds = START[kind] + chosen.seconds + looks * answers * token_seconds(source, room)
+    # Forwards only: a third of what is learned takes.
+    forward = chosen.seconds / max(1, chosen.trained_tokens) / 3
+    seconds += (looks - 1) * measured * forward
     disk = disk_bytes(source, chosen.plan, keep)
     free = shutil.disk_usage(bench.home).free
     memory = chosen.prediction.total

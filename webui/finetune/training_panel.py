@@ -159,10 +159,13 @@ class TrainingPanel:
         said = kept.said
         if not {"dataset", "report", "lengths"} <= said.keys():
             raise Refused(WAITS, "")
+        aside = 0
         if beside := self.dataset.datasets.validation(kept):  # measured in place of a share
             given = {**given, "validation": 0.0, "validation_set": beside}
+            other = self.dataset.datasets.get(kept.how.validation).said
+            aside = int(other.get("lengths", {}).get("total") or 0)
         return plans.defaults(
-            self.bench, base, said["dataset"], said["lengths"], said["report"], given
+            self.bench, base, said["dataset"], said["lengths"], said["report"], given, aside
         )
 
     def _kept(self, id: str | None) -> Kept:

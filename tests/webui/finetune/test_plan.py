@@ -52,6 +52,21 @@ def test_the_starter_can_be_trained_by_default_on_a_processor(home: Path) -> Non
     with_bench(home, body)
 
 
+def test_measuring_takes_its_time_too(home: Path) -> None:
+    bench = Bench(home, spare=False)
+
+    def seconds(given: dict[str, Any] | None = None, aside: int = 0) -> float:
+        base = base_of(bench)
+        return (
+            plan.defaults(bench, base, ABOUT, LENGTHS, REPORT, given, aside).forecast.seconds or 0
+        )
+
+    alone = seconds()
+    assert alone < seconds({"validation": 0.2})
+    small, large = (seconds(aside=n) - alone for n in (10_000, 1_000_000))
+    assert large == pytest.approx(100 * small, rel=0.01) and large > alone
+
+
 def test_each_base_is_listed_once_and_no_gguf(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WERKBANK_HOME", str(home))
     write_7b(library.models_folder() / "llama-7b")
