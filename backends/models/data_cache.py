@@ -24,6 +24,7 @@ from backends.models.repo import Choice, Repo, RepoFile
 from backends.runtime.disk import read_json, write_json
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+USUAL = ("train", "all")  # choices that need not be named beside the name
 
 
 def parse(text: str) -> tuple[str, str, str]:
@@ -49,26 +50,33 @@ def note(repo: Repo) -> None:
     write_json(file, {"name": repo.name, "files": [asdict(one) for one in files]})
 
 
-def here(name: str, revision: str, choice_id: str = "") -> tuple[Repo, Choice] | None:
+def here(
+    name: str, revision: str, choice_id: str = "", *, offline: bool = False
+) -> tuple[Repo, Choice] | None:
     """The version of it that is on this machine, and the choice, where all its files are.
 
-    Of what another program downloaded nobody noted what it consists of: then it is what lies
-    there, unless a file is named as one of several that are not all there. Raises Refused where
-    there is no such choice in it.
+    Of what another program downloaded nobody noted what it consists of: what lies there may be the
+    test split alone. So the hub is to be asked first, and only `offline` it is what lies there: a
+    choice that is named, or one that is training rows by its name; never where a file is named as
+    one of several that are not all there. Raises Refused where there is no such choice in it.
     """
     store = RepoStore(library.hub_cache(), name, "dataset")
     commit = _commit(store, revision)
     if not commit:
         return None
     files, known = _files_of(store, name, commit)
+    if not known and not offline:
+        return None
     choices = data_repo.choices_of(name, files)
     if not choices or (not known and choice_id not in ("", *(c.id for c in choices))):
         return None
     repo = Repo(name, revision, commit, choices, what="dataset")
     choice = repo.choice(choice_id)
-    if not all(store.has(commit, file) for file in choice.files):
+    if not known and (
+        not (choice_id or choice.id in USUAL) or data_repo.missing_parts(choice.files)
+    ):
         return None
-    return None if not known and data_repo.missing_parts(choice.files) else (repo, choice)
+    return (repo, choice) if all(store.has(commit, file) for file in choice.files) else None
 
 
 def lay_out(name: str, commit: str, choice: Choice, folder: Path) -> Path:

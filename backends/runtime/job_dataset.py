@@ -84,6 +84,9 @@ def _found(
     if last.get("say") == "done":
         if found := data_cache.here(name, str(plan["commit"]), str(plan["choice"])):
             return found
+    if last.get("kind") == "offline":
+        if found := data_cache.here(name, revision, choice, offline=True):
+            return found
     raise _refused(name, last)
 
 

@@ -26,7 +26,6 @@ from webui.models.view import left, link, size
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 NOW: dict[str, Any] = {"queue": False, **QUIET}
-USUAL = ("train", "all")  # parts that need not be named beside the name
 OFFLINE = "Datasets that are on this machine work all the same."
 
 
@@ -92,8 +91,10 @@ class HubPanel:
                     hub.read_repo, name, revision, hub_token.read(), "dataset"
                 )
             except HubError as error:
-                found = await asyncio.to_thread(data_cache.here, name, revision, part)
-                if error.kind != "offline" or found is None:
+                if error.kind != "offline":
+                    raise
+                found = await asyncio.to_thread(data_cache.here, name, revision, part, offline=True)
+                if found is None:
                     raise
                 kept = await asyncio.to_thread(self._kept, *found)
                 yield [gr.skip(), self.choices(kept.id), here(kept), *self._buttons()]
@@ -208,7 +209,7 @@ class HubPanel:
         return self._kept(*found)
 
     def _kept(self, repo: Repo, choice: Choice) -> Kept:
-        title = repo.name if choice.id in USUAL else f"{repo.name} ({choice.title})"
+        title = repo.name if choice.id in data_cache.USUAL else f"{repo.name} ({choice.title})"
         return self.datasets.lay_out(
             title, reference(repo.name, repo.commit, choice.id),
             lambda folder: data_cache.lay_out(

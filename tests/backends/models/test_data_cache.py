@@ -135,17 +135,33 @@ def test_what_is_whole_is_found_without_the_hub(fake: FakeHub) -> None:
         data_cache.here(NAME, "main", "nothing")
 
 
-def test_what_another_program_brought_is_taken_as_it_lies(fake: FakeHub, tmp_path: Path) -> None:
+def test_what_another_program_brought_is_taken_offline(fake: FakeHub, tmp_path: Path) -> None:
     fake.add_dataset("x/parts", {f"train-0000{n}-of-00002.jsonl": rows(9) for n in (0, 1)})
     for name in (NAME, "x/parts"):
         run(name)
         noted = tmp_path / "cache" / "hub-datasets" / name.replace("/", "--")
         assert len(read_json(next(noted.iterdir()))["files"]) == 2
         next(noted.iterdir()).unlink()
-        assert data_cache.here(name, "main")
+        assert data_cache.here(name, "main") is None  # the hub knows what it consists of
+        assert data_cache.here(name, "main", offline=True)
     snapshot = next((library.hub_cache() / "datasets--x--parts/snapshots").iterdir())
     (snapshot / "train-00001-of-00002.jsonl").unlink()
-    assert data_cache.here("x/parts", "main") is None
+    assert data_cache.here("x/parts", "main", offline=True) is None
+
+
+@pytest.mark.parametrize("file", ["test-00000-of-00001.jsonl", "b/train.jsonl"])
+def test_what_another_program_left_of_another_part_is_not_taken_for_the_usual_one(
+    fake: FakeHub, file: str
+) -> None:
+    id = {"b/train.jsonl": "b/train"}.get(file, "test")
+    fake.add_dataset("x/two", {"a/train.jsonl": TRAIN, file: TEST})
+    run("x/two", choice=id)
+    noted = library.cache() / "hub-datasets" / "x--two"
+    next(noted.iterdir()).unlink()
+    assert data_cache.here("x/two", "main", offline=True) is None
+    assert data_cache.here("x/two", "main", id) is None
+    found = data_cache.here("x/two", "main", id, offline=True)
+    assert found and [f.path for f in found[1].files] == [file]
 
 
 @pytest.mark.parametrize("way", ["second name", "link", "copy"])

@@ -115,6 +115,21 @@ def test_a_second_job_asks_nobody_and_a_pinned_version_is_that_version(
     assert ended(jobs, id)["status"] == "finished" and used(jobs, id)["choice"] == "test"
 
 
+def test_what_another_program_left_of_it_is_trained_on_offline_alone_and_named(
+    jobs: Jobs, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ended(jobs, make(jobs, f"hub:{NAME}:test"))["status"] == "finished"
+    noted = library.cache() / "hub-datasets"
+    shutil.rmtree(noted)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "is not on this machine" in ended(jobs, make(jobs))["message"]
+    id = make(jobs, f"hub:{NAME}:test")
+    assert ended(jobs, id)["status"] == "finished" and used(jobs, id)["choice"] == "test"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    id = make(jobs)
+    assert ended(jobs, id)["status"] == "finished" and used(jobs, id)["choice"] == "train"
+
+
 def test_a_resume_takes_the_version_with_which_the_job_began(jobs: Jobs, fake: FakeHub) -> None:
     id = make(jobs, fault="raise")
     assert ended(jobs, id)["status"] == "failed"
