@@ -1,7 +1,8 @@
 """The tests in several processes: `launch.py test`. Standard library only.
 
 Files are spread over the workers of pytest-xdist. Tests marked `alone` measure time or memory that
-a busy neighbour would spoil: they follow, in one process, when the workers have gone.
+a busy neighbour would spoil: they follow, in one process, when the workers have gone. So do those
+marked `browser` on a small machine: a page, its server and its model take two cores by themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from webui.setup import handover
 
 MOST_WORKERS = 4  # each may hold a model and a browser
+FEW_WORKERS = 3  # fewer than that have no room for a browser each
 NOTHING_COLLECTED = 5  # pytest's exit codes
 INTERRUPTED = 2
 # In the order of the folders: by number of tests, slow files with few of them would come last.
@@ -51,9 +53,10 @@ def parts(words: list[str], root: Path, count: int) -> list[list[str]]:
             return [words]
     if count < 2:
         return [words]
+    alone = "alone or browser" if count < FEW_WORKERS else "alone"
     return [
-        ["-n", str(count), *SPREAD, "-m", "not alone", *words],
-        ["-m", "alone", *words],
+        ["-n", str(count), *SPREAD, "-m", f"not ({alone})", *words],
+        ["-m", alone, *words],
     ]
 
 
