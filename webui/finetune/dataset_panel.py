@@ -102,7 +102,9 @@ class DatasetPanel:
             looks.append(event.then(self.look, [chosen, self.drawn], shown, **more))
 
         if tab := tab_of(gr.context.Context.block):
-            then_look(tab.select(self.refresh, chosen, chosen, **NOW))
+            then_look(
+                tab.select(self.refresh, chosen, [chosen, self.hub.fold, self.hub.said], **NOW)
+            )
         looks.append(chosen.input(self.look, [chosen, self.drawn], shown, **more))
         added = [chosen, said, self.dropped]
         then_look(self.dropped.upload(self.drop, self.dropped, added, **QUIET))
@@ -131,9 +133,10 @@ class DatasetPanel:
 
     # Which
 
-    async def refresh(self, id: str | None) -> Any:
-        await self.hub.adopt()
-        return self._choices(id)
+    async def refresh(self, id: str | None) -> list[Any]:
+        said = await self.hub.opened()
+        refused = [gr.Accordion(open=True), said] if said else [gr.skip(), gr.skip()]
+        return [self._choices(id), *refused]
 
     def _choices(self, id: str | None) -> Any:
         kept = self.datasets.all()
