@@ -105,7 +105,7 @@ def test_both_parts_are_run_each_as_it_should(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("whom", ["all", "only the first"])
 def test_a_stopped_run_leaves_nothing_running_and_begins_nothing(tmp_path: Path, whom: str) -> None:
-    process = start(project(tmp_path, "time.sleep(60)"))
+    process = start(project(tmp_path, "time.sleep(300)"))
     while len(ran(tmp_path)) < 2:
         assert process.poll() is None
         time.sleep(0.05)
@@ -113,6 +113,6 @@ def test_a_stopped_run_leaves_nothing_running_and_begins_nothing(tmp_path: Path,
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.terminate()
-    out, _ = process.communicate(timeout=20)  # its workers hold the pipe: they have gone too
+    out, _ = process.communicate(timeout=90)  # its workers hold the pipe: they have gone too
     assert process.returncode == (2 if whom == "all" else 143), out
     assert "c" not in ran(tmp_path)
