@@ -71,6 +71,43 @@ class Picker:
         status = model_status(self.bench, listed, self.options_of(listed, values))
         return [status, *(gr.Column(visible=name == backend) for name in self.groups)]
 
+    def again(
+        self, wanted: str | None, status: str | None, name: str | None, *values: Any
+    ) -> list[Any]:
+        """The list as it is now, with `wanted` chosen where it is there, for `shown()`. `status`,
+        `name` and `values` are what the page shows: the status line, then `inputs`."""
+        listed = self.bench.models(self.task)
+        first = first_choice(self.bench, listed)
+        known = wanted in [m.id for m in listed]
+        chosen = wanted if known else first.id if first else None
+        choices = [(choice_label(m), m.id) for m in listed]
+        line, *columns = self.show(chosen, *values)
+        if chosen != name:
+            return [gr.Dropdown(choices=choices, value=chosen), line, *columns]
+        # Only what must change is set: the user may have chosen another meanwhile, and what is
+        # typed into options would be gone once they were out of sight.
+        line = gr.skip() if line == status else line
+        return [gr.Dropdown(choices=choices), line, *(gr.skip() for _ in columns)]
+
+    def refresh(self, status: str | None, name: str | None, *values: Any) -> list[Any]:
+        return self.again(name, status, name, *values)
+
+    def open_first(self, status: str | None, name: str | None, *values: Any) -> list[Any]:
+        """A page that opens while a model loads shows that one."""
+        bench = self.bench
+        loading = (m.id for m in bench.models(self.task) if str(m.ref) in bench.loadings)
+        return self.again(next(loading, name), status, name, *values)
+
+    def take(self, text: str, status: str | None, name: str | None, *values: Any) -> list[Any]:
+        """What another tab has handed over. The rest of the tab hears of it by the hidden box."""
+        try:
+            handed = handed_of(text)
+        except (Refused, ValueError):  # the tab says so
+            return [text, *(gr.skip() for _ in self.shown())]
+        # A model that is chosen already is not begun with anew by itself.
+        sent = handed if handed.fresh or handed.id != name else Handed("")
+        return [sent.as_text(), *self.again(handed.id, status, name, *values)]
+
     def chosen(self, values: tuple[Any, ...]) -> tuple[Listed, dict[str, Any]]:
         """The model and its load options, from the values of `inputs`. Raises Refused."""
         name, rest = values[0], list(values[1:])
@@ -147,42 +184,6 @@ def build_model_picker(bench: Bench, task: str) -> Picker:
 def _wire(picker: Picker, take: Any) -> None:
     bench, task = picker.bench, picker.task
     outputs = [picker.status, picker.load, picker.cancel]
-    groups = list(picker.groups.values())
-
-    def list_again(
-        wanted: str | None, status: str | None, name: str | None, *values: Any
-    ) -> list[Any]:
-        """All models, `wanted` chosen where it is there, for `shown`."""
-        listed = bench.models(task)
-        first = first_choice(bench, listed)
-        known = wanted in [m.id for m in listed]
-        chosen = wanted if known else first.id if first else None
-        choices = [(choice_label(m), m.id) for m in listed]
-        line, *columns = picker.show(chosen, *values)
-        if chosen != name:
-            return [gr.Dropdown(choices=choices, value=chosen), line, *columns]
-        # Only what must change is set: the user may have chosen another meanwhile, and what is
-        # typed into options would be gone once they were out of sight.
-        line = gr.skip() if line == status else line
-        return [gr.Dropdown(choices=choices), line, *(gr.skip() for _ in columns)]
-
-    def refresh(status: str | None, name: str | None, *values: Any) -> list[Any]:
-        return list_again(name, status, name, *values)
-
-    def open_first(status: str | None, name: str | None, *values: Any) -> list[Any]:
-        """A page that opens while a model loads shows that one."""
-        loading = (m.id for m in bench.models(task) if str(m.ref) in bench.loadings)
-        return list_again(next(loading, name), status, name, *values)
-
-    def take_handed(text: str, status: str | None, name: str | None, *values: Any) -> list[Any]:
-        """What another tab has handed over. The rest of the tab hears of it by the hidden box."""
-        try:
-            handed = handed_of(text)
-        except (Refused, ValueError):  # the tab says so
-            return [text, *(gr.skip() for _ in shown)]
-        # A model that is chosen already is not begun with anew by itself.
-        sent = handed if handed.fresh or handed.id != name else Handed("")
-        return [sent.as_text(), *list_again(handed.id, status, name, *values)]
 
     async def follow_load() -> AsyncGenerator[list[Any], None]:
         yield [gr.skip()] * 3  # a generator that yields nothing would empty them
@@ -212,18 +213,18 @@ def _wire(picker: Picker, take: Any) -> None:
         return await unload_and_tell(bench, name)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    shown = [picker.model, picker.status, *groups]
+    shown = picker.shown()
     seen = [picker.status, *picker.inputs]
-    when_open(open_first, seen, shown, queue=False, **quiet)
+    when_open(picker.open_first, seen, shown, queue=False, **quiet)
     handing = [picker.handed, *seen]
     take.click(
-        take_handed, handing, [picker.handed, *shown], js=TAKEN, queue=False,
+        picker.take, handing, [picker.handed, *shown], js=TAKEN, queue=False,
         trigger_mode="multiple", **quiet,
     )  # fmt: skip
     if tab := tab_of(gr.context.Context.block):  # a model may have come meanwhile, or been chosen
-        tab.select(refresh, seen, shown, queue=False, **quiet)
+        tab.select(picker.refresh, seen, shown, queue=False, **quiet)
     when_open(follow_load, None, outputs, **quiet)
-    picker.model.input(picker.show, picker.inputs, [picker.status, *groups], queue=False, **quiet)
+    picker.model.input(picker.show, picker.inputs, shown[1:], queue=False, **quiet)
     for component in picker.inputs[1:]:
         component.change(
             reckon, picker.inputs, picker.status, queue=False, trigger_mode="always_last", **quiet
