@@ -10,11 +10,15 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
 
 TOKEN = "hf_goodTokenOfATest1234"
 
@@ -100,6 +104,19 @@ class FakeHub:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return server
+
+
+@contextmanager
+def reached_by(patch: pytest.MonkeyPatch, home: Path, folder: Path) -> Iterator[FakeHub]:
+    """A hub that this process and its children take for the real one; its cache is in `folder`."""
+    patch.setenv("HF_HUB_CACHE", str(folder / "hub"))
+    patch.setenv("WERKBANK_HOME", str(home))
+    patch.setenv("WERKBANK_CACHE", str(folder / "cache"))
+    patch.setenv("WERKBANK_TEST_FETCH_PACE", "5,0.01,0.05,3")
+    patch.delenv("HF_HUB_OFFLINE", raising=False)
+    with FakeHub() as server:
+        patch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -20,7 +20,7 @@ from backends.runtime.jobs import Jobs
 from backends.runtime.process import CHECKOUT, child_environment, is_locked, kill_tree
 from tests.backends.finetune.sft_made import COMMON, one, run_all
 from tests.backends.made_jobs import BACKENDS, lines, plant, planted, spec, until
-from tests.backends.models.fake_hub import TOKEN, FakeHub
+from tests.backends.models.fake_hub import TOKEN, FakeHub, reached_by
 
 NAME = "some/questions"
 
@@ -37,13 +37,7 @@ FILES = {"train-00000-of-00002.large.jsonl": rows(13), "train-00001-of-00002.lar
 
 @pytest.fixture
 def fake(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("WERKBANK_HOME", str(home))
-    monkeypatch.setenv("WERKBANK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("WERKBANK_TEST_FETCH_PACE", "5,0.01,0.05,3")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with FakeHub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+    with reached_by(monkeypatch, home, tmp_path) as server:
         server.add_dataset(NAME, FILES)
         yield server
 

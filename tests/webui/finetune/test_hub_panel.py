@@ -17,7 +17,7 @@ import pytest
 from backends.finetune.data import open_dataset
 from backends.models import data_cache, library
 from backends.runtime.downloads import Download
-from tests.backends.models.fake_hub import FakeHub
+from tests.backends.models.fake_hub import FakeHub, reached_by
 from webui.bench import Bench
 from webui.finetune.datasets import Datasets
 from webui.finetune.hub_panel import HubPanel, told, written
@@ -29,13 +29,7 @@ FILES = {"train.jsonl": ROWS.encode(), "test.jsonl": b'{"text": "t"}\n', "README
 
 @pytest.fixture
 def fake(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("WERKBANK_HOME", str(home))
-    monkeypatch.setenv("WERKBANK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("WERKBANK_TEST_FETCH_PACE", "5,0.01,0.05,3")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with FakeHub() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+    with reached_by(monkeypatch, home, tmp_path) as server:
         server.add_dataset(NAME, FILES)
         yield server
 
