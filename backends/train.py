@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from backends.base import Backend
+from backends.base import Backend, Refused
 from backends.events import Done, Failed
 from backends.runtime import job_dataset
 from backends.runtime.disk import read_json
@@ -154,9 +154,10 @@ class Job:
     def _explain(self, error: BaseException) -> tuple[str, Failed]:
         with contextlib.suppress(OSError):  # the log may be what does not fit
             traceback.print_exception(error)
-        if is_disk_full(error):
-            return "paused", Failed(*DISK_FULL, explain(error).detail)
         failed = explain(error)
+        if is_disk_full(error):
+            said = (failed.message, failed.hint) if isinstance(error, Refused) else DISK_FULL
+            return "paused", Failed(*said, failed.detail)
         hint = NO_MEMORY if failed.out_of_memory else failed.hint
         return "failed", Failed(failed.message, hint, failed.detail)
 

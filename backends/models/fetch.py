@@ -147,7 +147,7 @@ class Fetch:
         free = shutil.disk_usage(self.cache).free - self.spare
         if need > free:
             raise HubError(
-                "disk",
+                "full",
                 f"The rest of this {what} needs {_size(need)}, and {_size(max(free, 0))} can be "
                 f"used on the disk of {self.cache}.",
                 "Delete what you do not need, then go on; what has come is kept.",
@@ -268,7 +268,7 @@ def disk_error(error: OSError, cache: Path) -> HubError:
     """A write that did not work, said to people."""
     if error.errno in FULL_DISK:
         return HubError(
-            "disk",
+            "full",
             f"The disk of {cache} is full.",
             "Free some space, then go on; what has come is kept.",
         )

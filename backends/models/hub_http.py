@@ -24,7 +24,7 @@ TOKENS = "https://huggingface.co/settings/tokens"
 
 Kind = Literal[
     "token", "gated", "missing", "revision", "offline", "busy", "server", "changed", "disk",
-    "damaged",
+    "full", "damaged",
 ]  # fmt: skip
 AGAIN: tuple[Kind, ...] = ("offline", "busy", "server")  # what a while may mend by itself
 
@@ -35,7 +35,8 @@ class HubError(Refused):
     token    the token is missing, expired or may not do this       gated   a licence is to accept
     missing  no such one, or no such file       revision  no such version  offline no connection
     busy     too many requests           server    it is broken     changed it moved under way
-    disk     no room                     damaged   what came is not what was promised
+    disk     it cannot be written        full     no room on it
+    damaged  what came is not what was promised
     """
 
     def __init__(self, kind: Kind, message: str, hint: str, wait: float = 0.0) -> None:

@@ -289,7 +289,7 @@ class Downloads:
 
     def _fail(self, kind: str, message: str, hint: str = "") -> None:
         # With a full disk nothing is wrong with the download: it waits for room.
-        state: State = "paused" if kind == "disk" else "failed"
+        state: State = "paused" if kind == "full" else "failed"
         self._settle(state, kind=kind, message=message, hint=hint)
 
     def _settle(self, state: State, **values: Any) -> None:

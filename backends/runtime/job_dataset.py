@@ -6,6 +6,7 @@ JOB/dataset/<owner--name>/   its files, second names of those in the hub's cache
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,9 @@ def _found(
     if last.get("kind") == "offline":
         if found := data_cache.here(name, revision, choice, offline=True):
             return found
-    raise _refused(name, last)
+    # As a full disk pauses a job wherever else it is met.
+    cause = OSError(errno.ENOSPC, "no room") if last.get("kind") == "full" else None
+    raise _refused(name, last) from cause
 
 
 def _progress(name: str, frame: dict[str, Any], total: int) -> Progress:

@@ -282,7 +282,7 @@ def test_more_than_was_listed_is_not_kept(fake: FakeHub) -> None:
 
 
 def test_a_disk_that_is_too_small_is_told_before(fake: FakeHub) -> None:
-    said = refusal("disk", spare=10**18)
+    said = refusal("full", spare=10**18)
     assert "1 MB" in said.message and "go on" in said.hint
     assert fake.of("cdn") == []
 
@@ -367,7 +367,7 @@ def test_the_process_says_what_it_does_and_never_the_token(fake: FakeHub) -> Non
 
 def test_a_full_disk_under_way_keeps_what_has_come(fake: FakeHub) -> None:
     out, err, code = child(fake, ASK, limit=500_000)
-    assert code == 0 and '"kind":"disk"' in out and "is full" in out and "go on" in out
+    assert code == 0 and '"kind":"full"' in out and "is full" in out and "go on" in out
     assert err == "" and blobs()[PARTIAL] == 500_000
     out, _, _ = child(fake, ASK)
     assert '"say":"done"' in out

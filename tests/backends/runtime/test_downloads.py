@@ -371,7 +371,7 @@ def test_no_room_pauses_it_until_there_is(
         monkeypatch.setenv("WERKBANK_TEST_FETCH_SPARE", str(10**18))
         id = downloads.add("a/one").id
         paused = await until(downloads, id, lambda d: d.state == "paused")
-        assert paused.kind == "disk" and "2 MB" in paused.message and paused.hint
+        assert paused.kind == "full" and "2 MB" in paused.message and paused.hint
         monkeypatch.delenv("WERKBANK_TEST_FETCH_SPARE")
         downloads.resume(id)
         await until(downloads, id, lambda d: d.state == "done")

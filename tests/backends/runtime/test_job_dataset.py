@@ -176,6 +176,26 @@ def test_what_the_hub_refuses_is_said(jobs: Jobs, fake: FakeHub) -> None:
             make(jobs, nonsense)
 
 
+def test_no_room_for_it_pauses_the_job_until_there_is(
+    jobs: Jobs, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WERKBANK_TEST_FETCH_SPARE", str(10**18))
+    id = make(jobs)
+    end = ended(jobs, id)
+    assert end["status"] == "paused", end
+    assert "can be used on the disk" in end["message"]
+    assert "Delete what you do not need" in end["hint"]
+    monkeypatch.delenv("WERKBANK_TEST_FETCH_SPARE")
+    assert ended(jobs, id)["status"] == "finished"
+
+
+def test_a_part_may_have_a_folder_of_any_name(jobs: Jobs, fake: FakeHub) -> None:
+    fake.add_dataset("x/odd", {"große Daten/train.jsonl": rows(3), "other/train.jsonl": rows(2)})
+    id = make(jobs, "hub:x/odd:große Daten/train")
+    assert ended(jobs, id)["status"] == "finished"
+    assert used(jobs, id)["choice"] == "große Daten/train"
+
+
 def test_a_stop_ends_the_download_and_resume_goes_on(jobs: Jobs, fake: FakeHub) -> None:
     fake.add_dataset("x/large", {"train.large.jsonl": rows(60_000)})
     fake.slow = 0.1
