@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from backends.base import ModelRef, Refused
+from backends.base import Refused
 from backends.models import data_repo, library
 from backends.models.hub import check_name
 from backends.models.hub_store import RepoStore
@@ -24,6 +24,9 @@ from backends.models.repo import Choice, Repo, RepoFile
 from backends.runtime.disk import read_json, write_json
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# A choice is found by its name among those there are, and is never a path: whatever a folder on the
+# hub may be called.
+REFERENCE = re.compile(r"hub:([^:@]+)(?:@([^:@]+))?(?::([^\x00-\x1f]{1,400}))?")
 USUAL = ("train", "all")  # choices that need not be named beside the name
 
 
@@ -32,14 +35,12 @@ def parse(text: str) -> tuple[str, str, str]:
 
     Raises Refused.
     """
-    try:
-        ref = ModelRef.parse(text)
-    except Refused:
-        ref = ModelRef("none", "")
-    if ref.kind != "hub":
+    named = REFERENCE.fullmatch(text.strip())
+    if not named:
         raise Refused(f"{text[:80]!r} does not name a dataset on the hub.", "Write hub:owner/name.")
-    check_name(ref.name, ref.revision or "main", "dataset")
-    return ref.name, ref.revision or "main", ref.file
+    name, revision, choice = named[1], named[2] or "main", named[3] or ""
+    check_name(name, revision, "dataset")
+    return name, revision, choice
 
 
 def note(repo: Repo) -> None:

@@ -115,7 +115,8 @@ def test_a_name_of_nonsense_is_refused_as_one_of_a_dataset(name: str) -> None:
 def test_a_reference_has_a_version_and_a_part() -> None:
     assert data_cache.parse("hub:a/b") == ("a/b", "main", "")
     assert data_cache.parse("hub:a/b@v1.0:main/train") == ("a/b", "v1.0", "main/train")
-    for wrong in ("hub:", "hub:a", "hub:../x", "hub:a/b@../x", "hub:a/b:../x", "a/b", "folder:x"):
+    assert data_cache.parse("hub:a/b:große Daten/train") == ("a/b", "main", "große Daten/train")
+    for wrong in ("hub:", "hub:a", "hub:../x", "hub:a/b@../x", "hub:a/b:x\ny", "a/b", "folder:x"):
         with pytest.raises(Refused, match="does not name a dataset"):
             data_cache.parse(wrong)
 
