@@ -192,7 +192,7 @@ class Datasets:
 
     def of_hub(self, hub: str) -> Kept | None:
         """The newest that is this version and part of a dataset of the hub; None for none."""
-        return next((k for k in self.all() if k.hub == hub and Path(k.path).exists()), None)
+        return next((k for k in self.all() if k.hub == hub and _whole(Path(k.path))), None)
 
     def validation(self, kept: Kept) -> dict[str, Any]:
         """The set that it is validated with, as the doctor takes it; {} where it is a share of its
@@ -290,3 +290,10 @@ class Datasets:
         return Refused(
             f"{self.folder} could not be written ({error.strerror}).", "Check who may write there."
         )
+
+
+def _whole(path: Path) -> bool:
+    """Whether all of it is there: its files may be links into a cache that was cleared."""
+    return path.exists() and all(
+        Path(folder, name).exists() for folder, _, names in os.walk(path) for name in names
+    )

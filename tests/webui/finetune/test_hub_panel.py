@@ -258,6 +258,25 @@ def test_it_comes_back_from_the_trash_with_its_files(
     drive(home, body)
 
 
+def test_one_whose_files_went_with_the_cache_is_got_anew(
+    home: Path, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no(*_: object, **__: object) -> None:
+        raise OSError("another disk")
+
+    monkeypatch.setattr(os, "link", no)
+
+    async def body(panel: HubPanel) -> None:
+        kept = panel.datasets.get(made(await brought(panel, NAME)))
+        shutil.rmtree(library.hub_cache() / "datasets--some--questions")
+        assert panel.datasets.of_hub(kept.hub) is None
+        again = panel.datasets.get(made(await brought(panel, NAME)))
+        [file] = Path(again.path).iterdir()
+        assert file.read_bytes() == FILES["train.jsonl"]
+
+    drive(home, body)
+
+
 def test_what_is_said_of_a_download() -> None:
     here = Download("0001-abcdef", "a/b<i>", "main", "train", "a/b", bytes=10**7, what="dataset")
     running = replace(here, state="running", done=5 * 10**6, speed=10**6)
