@@ -15,6 +15,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser.test_chat import send, set_number
 from tests.served import Served, serving
 from tests.tunnelled import environment, put_program, stand_ins, write_program
 
@@ -25,6 +26,7 @@ pytestmark = [
 
 Open = Callable[..., Page]
 Picture = Callable[[Page, str], None]
+STORY = "Tell me a very long story about the sea."
 PASSPHRASE = "#share-passphrase input, #share-passphrase textarea"
 SIZES = {"wide": {"width": 1280, "height": 800}, "phone": {"width": 390, "height": 844}}
 
@@ -35,13 +37,22 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory, program: Path) -> Iterator[Served]:
+def house(tmp_path_factory: pytest.TempPathFactory, program: Path) -> Iterator[Served]:
     """A server whose tunnels end in the stand-in."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(program.parents[2]).items():
             patch.setenv(name, value)
         with serving(tmp_path_factory.mktemp("laden") / "mein Zuhaüse", spare=False) as served:
             yield served
+
+
+@pytest.fixture
+def shop(house: Served, program: Path) -> Iterator[Served]:
+    """The same server for every test: what one of them shares has ended before the next."""
+    yield house
+    with house.client() as client:
+        client.post("/api/share/stop")
+    write_program(program)
 
 
 @pytest.fixture
@@ -78,11 +89,6 @@ def share(page: Page) -> tuple[str, str]:
     url = banner.locator(".address a").get_attribute("href")
     assert url
     return url, banner.locator(".passphrase code").inner_text()
-
-
-def end(shop: Served) -> None:
-    with shop.client() as client:
-        client.post("/api/share/stop")
 
 
 def enter(page: Page, phrase: str) -> None:
@@ -167,7 +173,6 @@ def test_every_size_and_colour(
             expect(guest.locator("#demo-send")).to_be_in_viewport()
             assert guest.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
             picture(guest, f"share-demo-{scheme}-{size}")
-    end(shop)
 
 
 def test_a_used_up_quota_is_said(
@@ -192,7 +197,6 @@ def test_a_used_up_quota_is_said(
     expect(guest.locator("#demo-box textarea")).to_have_value("One more?")
     picture(guest, "share-quota")
     expect(page.locator("#share-banner .count")).to_contain_text("20 messages")
-    end(shop)
 
 
 @pytest.mark.model
@@ -200,24 +204,22 @@ def test_the_owner_goes_first_and_the_guest_sees_the_position(
     shop: Served, open_page: Open, visit: Open
 ) -> None:
     page = open_page(shop)
+    set_number(page, "chat-temperature", 0)  # the answers are as long as they were the last time
+    set_number(page, "chat-max-new-tokens", 1500)
     url, phrase = share(page)
     guest = visit(url)
     enter(guest, phrase)
     guest.locator("#demo-box").wait_for()
-    page.locator("#chat-max-new-tokens input[type=number]").fill("1500")
-    page.locator("#chat-max-new-tokens input[type=number]").blur()
-    page.locator("#chat-box textarea").fill("Tell me a very long story about the sea.")
-    page.locator("#chat-send").click()
+    send(page, STORY)
     expect(page.locator("#chat-log .bot").last).to_contain_text(" ", timeout=60_000)
     say(guest, "What is the capital of France?")
     expect(guest.locator("#demo-status")).to_contain_text("Busy: position 1", timeout=5000)
     page.locator("#chat-stop").click()
     expect(guest.locator("#demo-log .bot").last).to_contain_text("Paris", timeout=60_000)
-    say(guest, "Count to one thousand, slowly.")
+    say(guest, STORY)
     guest.locator("#demo-stop").click()
     expect(guest.locator("#demo-send")).to_be_visible()
-    expect(guest.locator("#demo-log .user").last).to_contain_text("slowly")
-    end(shop)
+    expect(guest.locator("#demo-log .user").last).to_contain_text(STORY)
 
 
 def test_a_tunnel_that_cannot_be_made_or_breaks_is_told(
