@@ -1,8 +1,7 @@
 """The tests in several processes: `launch.py test`. Standard library only.
 
 Files are spread over the workers of pytest-xdist. Tests marked `alone` measure time or memory that
-a busy neighbour would spoil: they follow, in one process, when the workers have gone. So do those
-marked `browser` on a small machine: a page, its server and its model take two cores by themselves.
+a busy neighbour would spoil: they follow, in one process, when the workers have gone.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from pathlib import Path
 from webui.setup import handover
 
 MOST_WORKERS = 4  # each may hold a model and a browser
-FEW_WORKERS = 3  # fewer than that have no room for a browser each
 NOTHING_COLLECTED = 5  # pytest's exit codes
 INTERRUPTED = 2
 # In the order of the folders: by number of tests, slow files with few of them would come last.
@@ -30,9 +28,10 @@ VALUED = ("-k", "--maxfail", "--durations", "--durations-min", "--tb", "-r")
 
 
 def workers() -> int:
-    """How many processes the tests are spread over here."""
+    """How many processes the tests are spread over here: one more than there are cores, since a
+    browser's tests wait for half of their time."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(MOST_WORKERS, cores)
+    return 1 if cores == 1 else min(MOST_WORKERS, cores + 1)
 
 
 def parts(words: list[str], root: Path, count: int) -> list[list[str]]:
@@ -53,10 +52,9 @@ def parts(words: list[str], root: Path, count: int) -> list[list[str]]:
             return [words]
     if count < 2:
         return [words]
-    alone = "alone or browser" if count < FEW_WORKERS else "alone"
     return [
-        ["-n", str(count), *SPREAD, "-m", f"not ({alone})", *words],
-        ["-m", alone, *words],
+        ["-n", str(count), *SPREAD, "-m", "not alone", *words],
+        ["-m", "alone", *words],
     ]
 
 

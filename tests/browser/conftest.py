@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 
 from tests.served import Served, find_chromium
 
@@ -14,6 +22,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
              "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
 HARMLESS = ("Failed to load resource", "Content Security Policy")
 PICTURES = Path(__file__).parent / "screenshots"
+# Other tests run beside these. What is promised in seconds says so, and is marked `alone`.
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="module")  # not longer: Playwright's loop would be in the way of asyncio.run

@@ -129,7 +129,7 @@ def test_stop_keeps_the_text_and_regenerate_writes_another(server: Served, open_
     page = open_page(server)
     start_long_answer(page)
     page.locator("#chat-stop").click()
-    expect(page.locator("#chat-log .bot .usage").last).to_contain_text("stopped", timeout=5_000)
+    expect(page.locator("#chat-log .bot .usage").last).to_contain_text("stopped")
     kept = answer(page)
     set_number(page, "chat-temperature", 1.2)
     expect(page.locator("#chat-send")).to_be_visible()
@@ -137,7 +137,7 @@ def test_stop_keeps_the_text_and_regenerate_writes_another(server: Served, open_
     expect(page.locator("#chat-stop")).to_be_visible()
     wait_for_words(page, 40)
     page.locator("#chat-stop").click()
-    expect(page.locator("#chat-log .bot .usage").last).to_contain_text("stopped", timeout=5_000)
+    expect(page.locator("#chat-log .bot .usage").last).to_contain_text("stopped")
     assert page.locator("#chat-log .bot").count() == 1 and answer(page) != kept
 
 
@@ -148,12 +148,12 @@ def test_a_reload_and_a_second_tab_find_the_running_answer(server: Served, open_
     before = answer(page)
     page.reload()
     page.get_by_role("tab", name="Chat").wait_for()
-    after = wait_for_words(page, len(before), seconds=5)
+    after = wait_for_words(page, len(before))
     assert after.startswith(before[:30])
     expect(page.locator("#chat-stop")).to_be_visible()
     second = page.context.new_page()
     second.goto(server.base)
-    assert wait_for_words(second, len(after), seconds=10).startswith(before[:30])
+    assert wait_for_words(second, len(after)).startswith(before[:30])
     second.locator("#chat-stop").click()  # stop in one is stop in the other
     for each in (page, second):
         expect(each.locator("#chat-log .bot .usage").last).to_contain_text("stopped")
@@ -165,7 +165,7 @@ def test_an_answer_that_nobody_watches_is_stopped_and_kept(server: Served, open_
     start_long_answer(page)
     written = answer(page)
     page.goto("about:blank")
-    deadline = time.monotonic() + 6
+    deadline = time.monotonic() + 20
     while server.health()["gate"]["running"] and time.monotonic() < deadline:
         time.sleep(0.1)
     assert server.health()["gate"]["running"] == 0
@@ -296,6 +296,7 @@ def test_a_broken_model_is_named_and_not_offered(
     assert server.health()["status"] == "ok"
 
 
+@pytest.mark.alone
 @pytest.mark.model
 def test_after_a_killed_page_the_text_so_far_is_there(
     tmp_path: Path, open_page: Open, picture: Picture

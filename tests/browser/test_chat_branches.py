@@ -120,7 +120,7 @@ def test_a_stopped_answer_goes_on_where_it_ends(server: Served, open_page: Open)
     page.locator("#chat-new").click()
     start_long_answer(page)
     page.keyboard.press("Escape")
-    expect(page.locator(USAGE).last).to_contain_text("stopped", timeout=5_000)
+    expect(page.locator(USAGE).last).to_contain_text("stopped")
     kept = answer(page).split("\n\n")[0]
     set_number(page, "chat-max-new-tokens", 30)
     press(page, "bot", "continue")

@@ -270,6 +270,7 @@ def test_an_empty_list_says_what_will_be_there(
         expect(page.locator("#conversations-said")).to_contain_text("There is nothing to export.")
 
 
+@pytest.mark.alone
 def test_another_programs_lock_is_said_and_the_page_stays_quick(
     filled: Served, open_page: Open
 ) -> None:

@@ -119,7 +119,7 @@ def test_a_model_is_downloaded_paused_resumed_and_deleted(
                                                   timeout=20_000)  # fmt: skip
     picture(page, "models-downloading")
     press(qwen, "pause")
-    expect(qwen.locator(".size")).to_contain_text(re.compile(r"Paused at [1-9]\d? %"), timeout=8000)
+    expect(qwen.locator(".size")).to_contain_text(re.compile(r"Paused at [1-9]\d? %"))
     page.reload()  # a paused one is found again
     open_tab(page, "Models")
     expect(qwen.locator(".size")).to_contain_text("Paused at", timeout=15_000)
@@ -184,7 +184,7 @@ def test_a_gated_model_says_what_has_to_be_done_and_a_refusal_leads_to_its_page(
     expect(page.locator("#models-token input")).to_have_value("")
     assert TOKEN not in page.content()
     page.locator("#models-token-check").click()
-    expect(page.locator("#models-token-status")).to_contain_text("belongs to tester", timeout=9000)
+    expect(page.locator("#models-token-status")).to_contain_text("belongs to tester")
     press(gemma, "download")
     expect(gemma.locator('[role="alert"]')).to_be_visible(timeout=20_000)
     page_link = gemma.get_by_role("link", name="Open its page")

@@ -106,6 +106,7 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.alone
 @pytest.mark.model
 def test_a_guest_asks_and_the_owner_stops(
     shop: Served, open_page: Open, visit: Open, picture: Picture
@@ -140,7 +141,7 @@ def test_a_guest_asks_and_the_owner_stops(
     picture(page, "share-banner-dark")
     started = time.monotonic()
     page.locator("#share-banner button.stop").click()
-    guest.get_by_text("This demo has ended.").wait_for(timeout=5000)
+    guest.get_by_text("This demo has ended.").wait_for()
     assert time.monotonic() - started < 1.0
     while is_open(inner) or relay.is_running():
         assert time.monotonic() - started < 1.2
@@ -213,7 +214,7 @@ def test_the_owner_goes_first_and_the_guest_sees_the_position(
     send(page, STORY)
     expect(page.locator("#chat-log .bot").last).to_contain_text(" ", timeout=60_000)
     say(guest, "What is the capital of France?")
-    expect(guest.locator("#demo-status")).to_contain_text("Busy: position 1", timeout=5000)
+    expect(guest.locator("#demo-status")).to_contain_text("Busy: position 1")
     page.locator("#chat-stop").click()
     expect(guest.locator("#demo-log .bot").last).to_contain_text("Paris", timeout=60_000)
     say(guest, STORY)
@@ -244,13 +245,14 @@ def test_a_tunnel_that_cannot_be_made_or_breaks_is_told(
     expect(banner.locator(".address a")).to_be_visible(timeout=20_000)
     [relay] = stand_ins(shop.process.pid)
     relay.kill()
-    expect(banner.locator(".said")).to_contain_text("The tunnel has broken", timeout=5000)
+    expect(banner.locator(".said")).to_contain_text("The tunnel has broken")
     expect(banner.get_by_role("button", name="Share on the local network")).to_be_visible()
     picture(page, "share-broken")
     banner.get_by_role("button", name="Close").click()
     expect(banner.locator(".share")).to_be_hidden()
 
 
+@pytest.mark.alone
 def test_from_the_command_line_until_a_kill(tmp_path: Path, visit: Open) -> None:
     program = put_program(tmp_path / "hub")
     with pytest.MonkeyPatch.context() as patch:
@@ -270,7 +272,7 @@ def test_from_the_command_line_until_a_kill(tmp_path: Path, visit: Open) -> None
             while relay.is_running() and relay.status() != psutil.STATUS_ZOMBIE:
                 assert time.monotonic() - started < 1.0  # its watchdog sees the page's end
                 time.sleep(0.01)
-            guest.get_by_text("This demo cannot be reached.").wait_for(timeout=5000)
+            guest.get_by_text("This demo cannot be reached.").wait_for()
             assert urlsplit(url).port and not is_open(int(urlsplit(url).port or 0))
 
 
