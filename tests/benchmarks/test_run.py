@@ -130,11 +130,11 @@ def test_what_this_run_computes_is_not_counted_as_others(monkeypatch: pytest.Mon
 
 
 def test_a_grandchild_that_lost_its_parent_counts_as_ours() -> None:
-    burn = "import time\nwhile time.process_time() < 0.8: pass\ntime.sleep(2)"
+    burn = "import time\nwhile time.process_time() < 0.8: pass\ntime.sleep(20)"
     parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {burn!r}])"
     with Others() as others:
         subprocess.run([sys.executable, "-c", parent + "; time.sleep(0.8)"], check=True)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while sum(others._latest.values()) < 0.6 and time.monotonic() < deadline:
             time.sleep(0.1)
     assert sum(others._latest.values()) > 0.6
@@ -216,7 +216,7 @@ def test_a_run_prints_the_table_keeps_the_record_and_says_whether_all_hold(
         raise CannotRun("No model is here.")
 
     monkeypatch.setenv("WERKBANK_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(run, "GROUPS", ("made_up",))
+    monkeypatch.setattr(run, "TASKS", {"chat": ("made_up",)})
     made = SimpleNamespace(import_module=lambda name: group(measure, FAST, MANY))
     monkeypatch.setattr(run, "importlib", made)
     for _ in range(2):
@@ -231,12 +231,12 @@ def test_a_run_prints_the_table_keeps_the_record_and_says_whether_all_hold(
     assert last["machine"]["cores"] > 0 and last["asked"] == {"task": "chat", "hour": True}
 
 
-@pytest.mark.parametrize("task", ["image", "speech", "train"])
+@pytest.mark.parametrize("task", ["image", "speech"])
 def test_other_tasks_are_said_not_to_be_measured(
     task: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.main([task]) == 2
-    assert capsys.readouterr().out == f"This version measures chat only, not {task}.\n"
+    assert capsys.readouterr().out == f"This version measures chat and train, not {task}.\n"
 
 
 def test_every_group_has_a_file_with_bars_of_different_names() -> None:
