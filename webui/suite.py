@@ -1,7 +1,8 @@
 """The tests in several processes: `launch.py test`. Standard library only.
 
 Files are spread over the workers of pytest-xdist. Tests marked `alone` measure time or memory that
-a busy neighbour would spoil: they follow, in one process, when the workers have gone.
+a busy neighbour would spoil: they follow, in one process, when the workers have gone. Those marked
+`browser` wait for half of their time; on a small machine they run beside each other only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from webui.setup import handover
 
 MOST_WORKERS = 4  # each may hold a model and a browser
+FEW_WORKERS = 3  # fewer than that have no room for a browser beside a training
 NOTHING_COLLECTED = 5  # pytest's exit codes
 INTERRUPTED = 2
 # In the order of the folders: by number of tests, slow files with few of them would come last.
@@ -28,16 +30,15 @@ VALUED = ("-k", "--maxfail", "--durations", "--durations-min", "--tb", "-r")
 
 
 def workers() -> int:
-    """How many processes the tests are spread over here: one more than there are cores, since a
-    browser's tests wait for half of their time."""
+    """How many processes the tests are spread over here."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return 1 if cores == 1 else min(MOST_WORKERS, cores + 1)
+    return min(MOST_WORKERS, cores)
 
 
 def parts(words: list[str], root: Path, count: int) -> list[list[str]]:
-    """The arguments of each call of pytest that `words` ask for: two, or one as they are.
+    """The arguments of each call of pytest that `words` ask for: two or three, or one as they are.
 
-    Two where all tests or folders are run with options that mean the same in both. A file, a
+    Several where all tests or folders are run with options that mean the same in each. A file, a
     debugger, a report or anything else that is not known here goes to one plain pytest.
     """
     rest = list(words)
@@ -52,10 +53,11 @@ def parts(words: list[str], root: Path, count: int) -> list[list[str]]:
             return [words]
     if count < 2:
         return [words]
-    return [
-        ["-n", str(count), *SPREAD, "-m", "not alone", *words],
-        ["-m", "alone", *words],
-    ]
+    beside = ["not alone and not browser", "not alone and browser"]
+    if count >= FEW_WORKERS:
+        beside = ["not alone"]
+    spread = [["-n", str(count), *SPREAD, "-m", which, *words] for which in beside]
+    return [*spread, ["-m", "alone", *words]]
 
 
 def run(words: list[str], root: Path, environment: Mapping[str, str]) -> int:
@@ -78,7 +80,7 @@ def run(words: list[str], root: Path, environment: Mapping[str, str]) -> int:
             break
     code = worst(codes)
     said = "passed" if code == 0 else f"did NOT pass (exit codes {', '.join(map(str, codes))})"
-    print(f"Both parts together, several at once and one alone: {said}.", flush=True)
+    print(f"All parts together, several at once and one alone: {said}.", flush=True)
     return code
 
 

@@ -26,6 +26,9 @@ ALONE = ["-m", "alone"]
 def test_all_tests_and_folders_are_spread_and_the_delicate_follow_alone(words: list[str]) -> None:
     assert suite.parts(words, ROOT, 3) == [[*BESIDE, *words], [*ALONE, *words]]
     assert suite.parts(words, ROOT, 1) == [words]
+    few = [["-n", "2", *suite.SPREAD, "-m", f"not alone and {which}"]
+           for which in ("not browser", "browser")]  # fmt: skip
+    assert suite.parts(words, ROOT, 2) == [[*few[0], *words], [*few[1], *words], [*ALONE, *words]]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def project(folder: Path, beside: str = "", alone: str = "") -> Path:
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     code = (
         "import os, sys; from pathlib import Path; from webui import suite\n"
-        "suite.workers = lambda: 2\n"
+        "suite.workers = lambda: 3\n"
         f"sys.exit(suite.run({list(words)!r}, Path({str(folder)!r}), os.environ))"
     )
     return subprocess.Popen(
@@ -95,7 +98,7 @@ def test_both_parts_are_run_each_as_it_should(
     assert process.returncode == code, out
     found = ran(tmp_path)
     assert "".join(sorted(found)) == names, out
-    assert {found[name] for name in found if name != "c"} <= {"gw0", "gw1"}
+    assert {found[name] for name in found if name != "c"} <= {"gw0", "gw1", "gw2"}
     assert found.get("c", "") == ""
     assert ("did NOT pass" in out) == (code != 0)
 

@@ -441,6 +441,7 @@ def test_random_lives_never_promise_more_than_there_is(first_seed):
     assert outcomes == {"go", "evict", "refuse", "taken"}
 
 
+@pytest.mark.alone
 def test_a_verdict_over_a_hundred_entries_takes_less_than_a_millisecond(ledger, card, now):
     import timeit
 
