@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from backends.adapter_use import AdapterUse
 from backends.base import ModelRef
-from backends.chat.params import AdapterUse, ChatParams, Message
+from backends.chat.params import ChatParams, Message
 from backends.chat.transformers_chat import TransformersChat, TransformersOptions
 from backends.events import Done, Text
 from backends.models import library

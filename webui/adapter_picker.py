@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from backends.chat.params import AdapterUse
+from backends.adapter_use import AdapterUse
 from backends.models.adapters import ListedAdapter, find_adapter, list_adapters, suits
 from backends.models.library import Listed
 from webui.form import Form

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends import BACKENDS
 from backends.base import ModelRef, Refused
-from backends.card import fit, fit_load, offload
+from backends.card import fit, fit_load, fit_media, offload
 from backends.card.fit import Prediction
 from backends.card.measured import Measured
 from backends.card.plan import LoadPlan
@@ -44,7 +44,10 @@ class Forecast:
             return None
         source, plan = found
         base = BACKENDS[backend].card.memory_base
-        return fit_load.predict(source, plan, base) if plan else None
+        if plan is None:
+            return None
+        pictures = plan.engine == "diffusers"
+        return (fit_media.predict_load if pictures else fit_load.predict)(source, plan, base)
 
     def of(
         self, backend: str, model: str, options: dict[str, Any], device: str
@@ -104,8 +107,8 @@ class Forecast:
         """The options that lose least and fit; None where they are as now, or nothing fits."""
         found = read_plan(backend, model, options, device)
         source, plan = found or (None, None)
-        if source is None or plan is None:
-            return None
+        if source is None or plan is None or plan.engine == "diffusers":
+            return None  # of pictures the load itself chooses what loses least
 
         def told(changed: dict[str, Any]) -> Prediction | None:
             return self.of(backend, model, changed, device)
@@ -121,7 +124,7 @@ class Forecast:
 def with_speed(way: fit.Remedy, plan: LoadPlan | None) -> fit.Remedy:
     """Layers that wait in RAM make it slow: the remedy says how slow."""
     waiting = way.prediction.ram
-    if not waiting or plan is None:
+    if not waiting or plan is None or plan.engine == "diffusers":
         return way
     moved = plan.engine == "transformers"  # llama.cpp computes where they lie
     bandwidth = offload.PCIE_BANDWIDTH if moved else offload.RAM_BANDWIDTH

@@ -15,8 +15,8 @@ from typing import Any
 
 import gradio as gr
 
+from backends.adapter_use import AdapterUse
 from backends.base import Refused
-from backends.chat.params import AdapterUse
 from backends.params import read
 
 Uses = tuple[dict[str, Any], ...]  # of AdapterUse, as JSON

@@ -101,6 +101,7 @@ class Remedy:
 
 
 NAMES = {"nf4": "4-bit", "int8": "8-bit", "bf16": "16-bit"}
+MOVED = {"model": "one part at a time", "group": "block by block"}  # of an image model
 
 
 def remedies(
@@ -146,7 +147,7 @@ def best_that_fits(
 
 
 def _single(predict: Predict, options: dict[str, Any], context: int) -> Iterator[Remedy]:
-    """One thing changed: the quantisation, or else the context."""
+    """One thing changed: the quantisation, or else the context, or what leaves the GPU."""
     now = predict(options)
     most = now.total if now else 0
     if "quantisation" in options:
@@ -159,6 +160,10 @@ def _single(predict: Predict, options: dict[str, Any], context: int) -> Iterator
             if length < context and (
                 remedy := _changed(predict, options, f"context {length:,}", change, most)
             ):
+                yield remedy
+    if "offload" in options:
+        for way, name in MOVED.items():
+            if remedy := _changed(predict, options, name, {"offload": way}, most):
                 yield remedy
 
 

@@ -6,10 +6,11 @@ latent pixels, what a VAE computes with by the pixels of the picture.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backends.card.fit import Prediction
 from backends.card.fit_load import CUBLAS, CUDA_CONTEXT, PLAIN, weight_bytes
+from backends.card.plan import LoadPlan
 from backends.card.source import Source
 
 # Measured on an H100 with SD 1.5 and SDXL, 512 to 1,024 pixels wide, undivided: tensors of the VAE
@@ -19,6 +20,9 @@ UNET_TENSORS = 40  # of the size of its widest one, at once
 DIT_TENSORS = 12  # of one layer's tokens
 ROUGH = "What it computes with is a rough guess until it was measured here."
 SPEECH_RATE = 16_000  # samples in a second
+BACKBONES = ("unet", "transformer")
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "bert")
+MOST_WIDTH = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,28 @@ def predict_pictures(source: Source, plan: PicturePlan, base: int = 0) -> Predic
     parts += [("libraries", base)] if base else []
     held = sum(there.values()) + (0 if on_gpu else base)
     return Prediction(tuple(parts), held, sum(sizes.values()) - sum(there.values()), True, ROUGH)
+
+
+def predict_load(source: Source, plan: LoadPlan, base: int = 0) -> Prediction:
+    """A load of an image model and one picture of the size that it was made for."""
+    quantisation = plan.quantisation
+    if quantisation == "nf4" and source.number("first_channels"):
+        quantisation = "fp16"  # a convolutional network is not packed
+    side = source.number("width") or source.number("sample_size") * source.number("vae_scale", 8)
+    side = side if 0 < side <= MOST_WIDTH else 512
+    if not source.parts:  # a single file
+        source = replace(source, parts=(("model", source.tensors),))
+    names = [name for name, _ in source.parts]
+    asked = PicturePlan(side, side, quantisation=quantisation, device=plan.device)
+    if not plan.on_gpu or plan.offload in ("auto", "none") or len(names) < 2:
+        return predict_pictures(source, asked, 0 if plan.on_gpu else base)
+    reads = tuple(name for name in names if name not in BACKBONES)
+    steps = tuple(
+        name for name in names
+        if name not in ENCODERS and (plan.offload == "model" or name not in BACKBONES)
+    )  # fmt: skip
+    both = [predict_pictures(source, replace(asked, resident=one)) for one in (reads, steps) if one]
+    return max(both, key=lambda one: one.total)
 
 
 def predict_speech(

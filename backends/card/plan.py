@@ -18,6 +18,7 @@ class LoadPlan:
     context       tokens that the cache is to hold
     chunk         prompt tokens that are read at once
     gpu_layers    layers on the GPU, -1 all; the others wait in RAM
+    offload       of an image model: none, model or group; auto: as much as is needed
     """
 
     engine: Engine
@@ -26,6 +27,7 @@ class LoadPlan:
     context: int = 8192
     chunk: int = 512
     gpu_layers: int = -1
+    offload: str = "auto"
 
     @property
     def on_gpu(self) -> bool:

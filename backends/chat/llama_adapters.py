@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backends.adapter_use import MOST_ADAPTERS, AdapterUse
 from backends.base import Refused
-from backends.chat.params import MOST_ADAPTERS, AdapterUse
 from backends.events import Progress
 from backends.models import adapters, library, lora_gguf
 from backends.models.adapters import Base

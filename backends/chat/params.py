@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from backends.adapter_use import AdapterUse, check_adapters
 from backends.chat import usage
 from backends.chat.window import Count, Window, fit
 from backends.params import Params, setting
-
-MOST_ADAPTERS = 8
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,6 @@ class Message:
         if self.role == "tool":
             turn |= {"tool_call_id": self.tool_call_id, "name": self.name}
         return turn
-
-
-@dataclass(frozen=True)
-class AdapterUse(Params):
-    """An adapter for one answer. At weight 0 the answer is the base model's own."""
-
-    ref: str = setting("", "Adapter")  # a ModelRef as text
-    weight: float = setting(1.0, "Weight", min=-2.0, max=2.0, step=0.05)
 
 
 @dataclass(frozen=True)
@@ -152,7 +143,7 @@ class ChatParams(Params):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_adapters(self.adapters)
+        check_adapters(self.adapters)
         if any(not s for s in self.stop):
             raise ValueError("A stop string is empty. Remove the empty line.")
         for token, bias in self.logit_bias.items():
@@ -190,10 +181,3 @@ class ChatParams(Params):
                 usage.check_prompt(window.tokens, context)
             return window
         return fit(turns, count, context, self.max_new_tokens, self.when_full == "drop")
-
-
-def _check_adapters(adapters: tuple[AdapterUse, ...]) -> None:
-    if len(adapters) > MOST_ADAPTERS:
-        raise ValueError(f"These are {len(adapters)} adapters. Attach at most {MOST_ADAPTERS}.")
-    if len({one.ref for one in adapters}) < len(adapters):
-        raise ValueError("An adapter is attached twice. Give it one weight.")

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from backends.adapter_use import AdapterUse
 from backends.base import Refused
-from backends.chat.params import AdapterUse
 from backends.events import Progress
 from backends.models import adapters, library
 from backends.models.adapters import Adapter, Base

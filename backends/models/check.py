@@ -139,7 +139,8 @@ def what_it_is(path: Path) -> str:
         return "a GGUF file"
     if head[:4] == b"PK\x03\x04":
         return "a zip archive (PyTorch's pickled format is one)"
-    if head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    short = head[5:9] == b"\0\0\0{"  # safetensors whose length begins as a pickle does
+    if not short and head[0] == 0x80 and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return "a Python pickle"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page"

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from backends.adapter_use import AdapterUse
 from backends.base import ModelRef, Refused
 from backends.chat import layers
-from backends.chat.params import AdapterUse
 from backends.chat.peft_adapters import PeftAdapters
 from backends.chat.transformers_chat import TransformersChat, TransformersOptions
 from backends.models import library

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from backends.adapter_use import AdapterUse
 from backends.base import ModelRef, Refused
 from backends.chat.llama_cpp import LlamaCpp, LlamaCppOptions
-from backends.chat.params import AdapterUse
 from backends.events import Progress
 from backends.models import adapters as on_disk
 from backends.models import library, lora_gguf

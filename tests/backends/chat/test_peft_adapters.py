@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from backends.adapter_use import AdapterUse
 from backends.base import ModelRef, Refused
-from backends.chat.params import AdapterUse
 from backends.chat.transformers_chat import TransformersChat, TransformersOptions
 from backends.events import Progress
 from backends.models import library

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from backends.adapter_use import AdapterUse
 from backends.base import Refused
-from backends.chat.params import AdapterUse, ChatParams, Message
+from backends.chat.params import ChatParams, Message
 from backends.models import adapters, library
 from backends.models.adapters import Base, check_fit, list_adapters, read_adapter
 from backends.params import read, to_dict

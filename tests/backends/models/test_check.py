@@ -230,6 +230,14 @@ def test_a_truncated_starter_is_refused_before_native_code_sees_it(tmp_path: Pat
 # Folders
 
 
+def test_a_header_whose_length_begins_as_a_pickle_does_is_none(tmp_path: Path) -> None:
+    for length in (0x280, 0x380, 0x480, 0x580):
+        header = b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'.ljust(length)
+        file = written(tmp_path / "m.safetensors", length.to_bytes(8, "little") + header)
+        check_path(file)
+        assert what_it_is(file) == "a safetensors file"
+
+
 def test_a_whole_folder_passes_and_says_what_it_is(tmp_path: Path) -> None:
     path = crafted.folder(tmp_path / "m", **{"chat_template.jinja": b"hi"})
     check_path(path)
