@@ -76,6 +76,7 @@ class Plan:
     streams: int = 3
     conversations: int = 10_000  # in the database of the store group
     rows: int = 200_000  # in the file of the dataset group
+    pictures: int = 10_000  # in the gallery
     say: Callable[[str], None] = lambda text: None
 
     def home(self, name: str) -> Path:

@@ -27,10 +27,10 @@ from benchmarks.measure import BUSY_PERCENT, CannotRun, Others, Plan, Row
 
 # Files in here.
 GROUPS = ("start", "memory", "tokens", "load", "crash", "stream", "strip", "store", "reload",
-          "together", "dataset")  # fmt: skip
+          "together", "dataset", "gallery")  # fmt: skip
 OTHER_TASKS = ("image", "speech", "train")
 QUICK = {"pairs": 1, "minutes": 0.5, "seconds": 10.0, "tokens": 100, "kills": 2, "loads": 1,
-         "streams": 1, "conversations": 300, "rows": 2000}  # fmt: skip
+         "streams": 1, "conversations": 300, "rows": 2000, "pictures": 300}  # fmt: skip
 HOLDS = {True: "yes", False: "NO", None: "not measured"}
 INDENT = "    "
 

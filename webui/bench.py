@@ -35,6 +35,7 @@ from webui.demo.share import Sharing
 from webui.finetune.merges import Merges
 from webui.forecast import Forecast, sentence
 from webui.gate import Gate
+from webui.image.gallery import Gallery
 from webui.job_ledger import JobLedger
 from webui.monitor import Monitor
 from webui.settings import SettingsFile
@@ -96,6 +97,7 @@ class Bench:
         self.supervisor = self.residency.supervisor
         self.gate = Gate()
         self.store = Store(home / "werkbank.db")
+        self.gallery = Gallery(home)
         self.downloads = Downloads(home)
         self.jobs = Jobs(home)
         self.job_ledger = JobLedger(self)
@@ -129,6 +131,7 @@ class Bench:
         await self.residency.stop()
         self.sampler.stop()
         self.store.close()
+        self.gallery.close()
 
     @property
     def reading(self) -> Reading:
