@@ -77,6 +77,7 @@ class Plan:
     conversations: int = 10_000  # in the database of the store group
     rows: int = 200_000  # in the file of the dataset group
     steps: int = 12  # of one training
+    pictures: int = 10_000  # in the gallery
     say: Callable[[str], None] = lambda text: None
 
     def home(self, name: str) -> Path:

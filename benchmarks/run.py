@@ -30,11 +30,13 @@ TASKS: dict[str, tuple[str, ...]] = {
     "chat": ("start", "memory", "tokens", "load", "crash", "stream", "strip", "store", "reload",
              "together"),
     "train": ("dataset", "train_cpu"),
+    "image": ("gallery",),
 }  # fmt: skip
 GROUPS = tuple(name for groups in TASKS.values() for name in groups)
-OTHER_TASKS = ("image", "speech")
+OTHER_TASKS = ("speech",)
 QUICK = {"pairs": 1, "minutes": 0.5, "seconds": 10.0, "tokens": 100, "kills": 2, "loads": 1,
-         "streams": 1, "conversations": 300, "rows": 2000, "steps": 4}  # fmt: skip
+         "streams": 1, "conversations": 300, "rows": 2000, "steps": 4,
+         "pictures": 300}  # fmt: skip
 HOLDS = {True: "yes", False: "NO", None: "not measured"}
 INDENT = "    "
 

@@ -35,6 +35,8 @@ from webui.demo.share import Sharing
 from webui.finetune.merges import Merges
 from webui.forecast import Forecast, sentence
 from webui.gate import Gate
+from webui.image.gallery import Gallery
+from webui.image.queue import PictureQueue
 from webui.job_ledger import JobLedger
 from webui.monitor import Monitor
 from webui.settings import SettingsFile
@@ -96,6 +98,7 @@ class Bench:
         self.supervisor = self.residency.supervisor
         self.gate = Gate()
         self.store = Store(home / "werkbank.db")
+        self.gallery = Gallery(home)
         self.downloads = Downloads(home)
         self.jobs = Jobs(home)
         self.job_ledger = JobLedger(self)
@@ -104,6 +107,7 @@ class Bench:
         self.monitor = Monitor(self)
         self.answers = Answers(self)
         self.sharing = Sharing(self)
+        self.pictures = PictureQueue(self.gallery, self.find, self.generate, [self.temp])
         self.loadings: dict[str, Loading] = {}  # by reference
 
     async def start(self) -> None:
@@ -116,6 +120,7 @@ class Bench:
         self.sampler.start()
         self.watching = asyncio.create_task(self.job_ledger.watch())
         await self.residency.start()
+        await self.pictures.start()
 
     async def stop(self) -> None:
         if self.watching:
@@ -123,12 +128,14 @@ class Bench:
         await self.sharing.stop()
         await self.downloads.close()
         await self.merges.close()
+        await self.pictures.stop()
         await self.answers.stop_all()
         for loading in list(self.loadings.values()):
             loading.cancel()
         await self.residency.stop()
         self.sampler.stop()
         self.store.close()
+        self.gallery.close()
 
     @property
     def reading(self) -> Reading:

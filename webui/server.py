@@ -34,6 +34,7 @@ from webui.demo.routes import build_share_routes
 from webui.door import TRUSTED, Door, keep_token, own_hosts
 from webui.downloads import build_downloads
 from webui.finetune.routes import build_job_routes
+from webui.image.routes import build_picture_routes
 from webui.models.routes import build_models_routes
 
 PORT, PORTS_TRIED = 7860, 50
@@ -69,7 +70,8 @@ def serve(
         print(cannot_start(error, host), file=sys.stderr)
         return 1
     with lock:
-        for notice in filter(None, (bench.store.notice, bench.settings.notice)):
+        notices = bench.store.notice, bench.gallery.notice, bench.settings.notice
+        for notice in filter(None, notices):
             print(notice, flush=True)
         app = build_server(bench, tabs, own_hosts(host), key)
         told: list[asyncio.Task[None]] = []  # a task that nobody holds may vanish
@@ -146,6 +148,7 @@ def build_server(
     server.include_router(build_downloads(bench))
     server.include_router(build_models_routes(bench))
     server.include_router(build_job_routes(bench))
+    server.include_router(build_picture_routes(bench.gallery))
     server.include_router(build_share_routes(bench))
     server.add_exception_handler(Exception, unexpected)
     return page_app.mount_page(server, page_app.build_page(bench, tabs()))
