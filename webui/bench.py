@@ -179,8 +179,9 @@ class Bench:
         alive = [r for r in self.supervisor.residents.values() if r.state not in GONE]
         return [ModelRef.parse(r.model) for r in alive]
 
-    def load(self, listed: Listed, options: dict[str, Any] | None, owner: str = "chat") -> Loading:
+    def load(self, listed: Listed, options: dict[str, Any] | None, owner: str = "") -> Loading:
         """Start loading, or join the load of the same model. Other options replace what is loaded.
+        `owner` is the tab that it is for, "" for that of its task.
 
         Raises Refused where the file cannot be loaded or an option is wrong: before any process.
         """
@@ -205,7 +206,7 @@ class Bench:
             if present is not None and keeps
             else self.supervisor.admit(listed.backend, ref, wanted, listed.title)
         )
-        resident.size, resident.owner = size_of(listed), owner
+        resident.size, resident.owner = size_of(listed), owner or listed.task
         loading = Loading(resident)
         loading.task = asyncio.get_running_loop().create_task(
             self._load(loading, None if keeps else present)
