@@ -14,7 +14,7 @@ from backends.base import Refused
 from backends.image.params import ImageParams
 from webui.bench import Bench
 from webui.form import Form, build_form
-from webui.image import asking, begin_panel
+from webui.image import asking, begin_panel, native
 from webui.image.begin_panel import BeginPanel
 from webui.image.panel import build_pictures
 from webui.model_picker import Picker, build_model_picker, line, problem
@@ -64,7 +64,7 @@ def build(bench: Bench) -> None:
                 presets = build_preset_picker(bench, "image", ImageParams)
                 form = build_form(
                     ImageParams, prefix="image", skip=("prompt", "negative"),
-                    values=asking.usual(picker.first),
+                    values=native.usual(picker.first),
                 )  # fmt: skip
                 presets.wire(form)
     parts = Parts(prompt, negative, many, draw, said, pictures)
@@ -159,4 +159,4 @@ class Images:
     def settings_of_model(self, name: str) -> list[Any]:
         """Size, steps and guidance that the model is made for."""
         listed = next((m for m in self.bench.models("image") if m.id == name), None)
-        return self.form.fill(asking.usual(listed))
+        return self.form.fill(native.usual(listed))

@@ -99,7 +99,7 @@ def test_a_phone_needs_no_sideways_scrolling(
     picture(page, "chat-phone")
 
 
-@pytest.mark.parametrize("tab", ["Images", "Multimodal", "Speech"])
+@pytest.mark.parametrize("tab", ["Multimodal", "Speech"])
 def test_a_tab_to_come_says_so_and_offers_nothing(
     server: Served, open_page: Open, tab: str
 ) -> None:

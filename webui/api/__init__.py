@@ -9,6 +9,7 @@ agrees. What there is, for people: docs/api.md.
     messages.py     roles, texts, calls of tools
     answering.py    from a backend's events to pieces of an answer
     chat.py completions.py    what each of the two has of its own
+    images.py       pictures
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from backends.models.library import Listed
-from webui.api import chat, completions
-from webui.api.answering import answer
+from webui.api import chat, completions, images
+from webui.api.answering import answer, too_busy, unless_gone
 from webui.api.asked import body_of, find
 from webui.api.errors import ApiError
 from webui.bench import Bench
+from webui.gate import Busy
 
 __all__ = ["build_api"]
+SERVED = ("chat", "image")  # tasks
 
 
 def build_api(bench: Bench) -> APIRouter:
@@ -33,7 +36,8 @@ def build_api(bench: Bench) -> APIRouter:
 
     @router.get("/models")
     async def models() -> dict[str, Any]:
-        usable = [m for m in bench.models("chat") if not m.problem]
+        listed = [m for task in SERVED for m in bench.models(task)]
+        usable = [m for m in listed if not m.problem]
         return {"object": "list", "data": [describe(m) for m in usable]}
 
     @router.get("/models/{name:path}")
@@ -56,6 +60,16 @@ def build_api(bench: Bench) -> APIRouter:
         try:
             asked = completions.understand(bench, await body_of(request), visitor_of(request))
             return await answer(bench, request, asked, completions.stream, completions.whole)
+        except ApiError as error:
+            return error.response()
+
+    @router.post("/images/generations")
+    async def generations(request: Request) -> Response:
+        try:
+            asked = images.understand(bench, await body_of(request), visitor_of(request))
+            return JSONResponse(await unless_gone(request, images.drawn(bench, asked)))
+        except Busy as busy:
+            return too_busy(busy).response()
         except ApiError as error:
             return error.response()
 

@@ -72,10 +72,13 @@ async def answer(
     except BaseException as error:
         await pieces.aclose()
         if isinstance(error, Busy):
-            raise ApiError(
-                429, str(error), "rate_limit_error", "busy", max(1, round(error.retry_after))
-            ) from error
+            raise too_busy(error) from error
         raise
+
+
+def too_busy(busy: Busy) -> ApiError:
+    wait = max(1, round(busy.retry_after))
+    return ApiError(429, str(busy), "rate_limit_error", "busy", wait)
 
 
 async def pieces_of(events: AsyncGenerator[Any, None], asked: Asked) -> Pieces:

@@ -92,9 +92,11 @@ def understand(
     if not isinstance(name, str) or not name:
         raise ApiError(400, "The field 'model' is missing. Name one of /v1/models.")
     listed = find(bench, name)
-    card = BACKENDS[listed.backend].card
-    if card.task != "chat":
+    if listed.task != "chat":
         raise ApiError(400, f"{name} is not a chat model. Name one of /v1/models.")
+    if not listed.backend:  # what nothing here opens
+        raise ApiError(400, listed.problem)
+    card = BACKENDS[listed.backend].card
     known = {f.name for f in fields(card.params)} - NOT_AS_GIVEN
     params = {"when_full": "refuse", **own}
     for key, value in body.items():
