@@ -34,6 +34,7 @@ from webui.demo.routes import build_share_routes
 from webui.door import TRUSTED, Door, keep_token, own_hosts
 from webui.downloads import build_downloads
 from webui.finetune.routes import build_job_routes
+from webui.image.queue_routes import build_queue_routes
 from webui.image.routes import build_picture_routes
 from webui.models.routes import build_models_routes
 
@@ -149,6 +150,7 @@ def build_server(
     server.include_router(build_models_routes(bench))
     server.include_router(build_job_routes(bench))
     server.include_router(build_picture_routes(bench.gallery))
+    server.include_router(build_queue_routes(bench.pictures))
     server.include_router(build_share_routes(bench))
     server.add_exception_handler(Exception, unexpected)
     return page_app.mount_page(server, page_app.build_page(bench, tabs()))
