@@ -32,19 +32,20 @@ const button = (act, text, id, label = '') => {
 
 // What is drawn now, and what waits
 
+const titled = (entry) => entry.prompt.trim() || entry.title;
 const words = (entry) => {
   const where = entry.state === 'running' && entry.total ? `step ${Math.round(entry.step)} of ${Math.round(entry.total)}` : '';
-  const many = entry.rounds > 1 ? `${Math.min(entry.round + 1, entry.rounds)} of ${entry.rounds}` : '';
-  return [STATES[entry.state] ?? entry.state, many, entry.note || where].filter(Boolean).join(' · ');
+  const many = entry.runs > 1 ? `${Math.min(entry.done_runs + 1, entry.runs)} of ${entry.runs}` : '';
+  return [STATES[entry.state] ?? entry.state, many, entry.status || where].filter(Boolean).join(' · ');
 };
 const drawQueue = () => {
-  const text = JSON.stringify([queue.entries, queue.paused]);
+  const text = JSON.stringify([queue.entries, queue.paused, queue.why]);
   if (text === drawnQueue) return;
   drawnQueue = text;
   const running = queue.entries.find((e) => e.state === 'running'), waiting = queue.entries.filter((e) => e.state !== 'done' && e !== running);
   $('now').hidden = !running;
   if (running) {
-    $('now').querySelector('.what').textContent = running.title;
+    $('now').querySelector('.what').textContent = titled(running);
     $('now').querySelector('.how').textContent = words(running);
     const share = running.total ? Math.min(100, 100 * running.step / running.total) : 0;
     const bar = $('now').querySelector('.bar');
@@ -54,23 +55,28 @@ const drawQueue = () => {
     $('now').querySelector('.act').dataset.id = running.id;
     const preview = $('now').querySelector('img');
     preview.hidden = !running.preview;
-    if (running.preview && preview.dataset.of !== running.preview) { preview.dataset.of = running.preview; preview.src = at(running.preview).href; }
+    if (running.preview && preview.dataset.of !== running.preview) { preview.dataset.of = running.preview; preview.src = running.preview; }
   }
   $('waiting').hidden = !waiting.length && !queue.paused;
-  $('waiting').querySelector('.title').textContent = queue.paused ? 'The queue is paused' : 'Waiting and ended';
+  $('waiting').querySelector('.title').textContent = queue.why || (queue.paused ? 'The queue is paused' : 'Waiting and ended');
   const hold = $('waiting').querySelector('.hold');
   hold.textContent = queue.paused ? 'Go on' : 'Pause';
   hold.dataset.act = queue.paused ? 'resume' : 'pause';
   $('waiting').querySelector('ol').replaceChildren(...waiting.map((entry, n) => {
     const row = make('li', ''), told = make('span', 'told', words(entry));
     told.dataset.state = entry.state;
-    row.append(make('span', 'what', entry.title), told);
-    if (entry.message) row.append(make('span', 'why', entry.message));
+    row.append(make('span', 'what', titled(entry)), told);
+    if (entry.note) row.append(make('span', 'why', entry.note));
     const buttons = make('span', 'buttons');
     if (entry.state === 'waiting') {
-      if (n) buttons.append(button('up', '↑', entry.id, `Draw ${entry.title} earlier`));
+      const before = waiting[n - 1];
+      if (before?.state === 'waiting') {
+        const up = button('move', '↑', entry.id, `Draw ${titled(entry)} earlier`);
+        up.dataset.before = before.id;
+        buttons.append(up);
+      }
       buttons.append(button('cancel', 'Cancel', entry.id));
-    } else buttons.append(button('retry', 'Again', entry.id), button('forget', 'Remove', entry.id));
+    } else buttons.append(button('retry', 'Again', entry.id), button('remove', 'Remove', entry.id));
     row.append(buttons);
     return row;
   }));
@@ -156,7 +162,7 @@ const acts = {
   begin: (id) => { $('large').close(); trigger('act', { act: 'begin', id }); },
   vary: (id) => { $('large').close(); trigger('act', { act: 'vary', id }); },
 };
-const entryActs = ['up', 'cancel', 'retry', 'forget', 'pause', 'resume'];
+const deeds = { cancel: 'cancel', retry: 'retry', remove: 'delete', move: 'move' }, whole = ['pause', 'resume'];
 element.addEventListener('click', async (event) => {
   const chosen = event.target.closest('button');
   if (!chosen) return;
@@ -167,7 +173,8 @@ element.addEventListener('click', async (event) => {
     else if (chosen.matches('.more')) await load(true);
     else if (chosen.matches('.close')) $('large').close();
     else if (chosen.matches('.step')) step(Number(chosen.dataset.by));
-    else if (entryActs.includes(act)) { await post(`api/pictures/queue/${act}?id=${encodeURIComponent(id)}`); await poll(); }
+    else if (whole.includes(act)) { await post(`api/queue/${act}`); await poll(); }
+    else if (deeds[act]) { await post(`api/queue/${id}/${deeds[act]}?before=${chosen.dataset.before ?? ''}`); await poll(); }
     else if (acts[act]) await acts[act](id || open);
   } catch (error) { say(error.told || 'Werkbank does not answer. Nothing was changed.', 'bad'); }
 });
@@ -190,7 +197,7 @@ const poll = async () => {
   asking = true;
   try {
     if (element.isConnected && element.offsetParent && !document.hidden) {
-      queue = await ask('api/pictures/queue');
+      queue = await ask('api/queue');
       $('offline').hidden = true;
       if (queue.newest !== seen) {
         const first = seen === null;

@@ -6,17 +6,9 @@ a PDF can be built to loop for ever or to fill the memory.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import os
 import re
-import stat
-import sys
-import threading
 import unicodedata
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,15 +17,13 @@ import backends.documents
 from backends.base import Refused
 from backends.documents.notebook import fence
 from backends.documents.text import MAX_BYTES, NAME, clean
-from backends.runtime.process import CHECKOUT, start_flags
+from webui.stranger import NoAnswer, ask, opened
 
 SECONDS = 60.0  # for one file; 1,000 pages of a manual took 20 on two busy cores
 PATIENCE = 5.0  # seconds more, for its own clock to come first
-AT_ONCE = 2
-ANSWER_BYTES = 16 * 2**20  # more than the longest text can take
+READER = Path(backends.documents.__file__).parent / "reader.py"
+PART = "Attach the part that your question is about."
 NAME_LENGTH = 80
-# Of the machine, not of a page or a loop: how many files are read at once.
-SLOTS = threading.BoundedSemaphore(AT_ONCE)
 
 LANGUAGES = {
     "bash": "sh bash zsh", "bat": "bat cmd", "c": "c h", "clojure": "clj", "cmake": "cmake",
@@ -147,112 +137,21 @@ async def read_attachment(path: Path, allowed: Path) -> Attachment:
     must lie there, links followed. Raises Refused.
     """
     name = clean_name(path.name)
-    with _opened(path, allowed, name) as file:
-        async with _slot():
-            answer = await _read(file, name)
+    with opened(path, allowed, name, MAX_BYTES, PART) as file:
+        try:
+            answer = await ask(file, READER, name, SECONDS, PATIENCE)
+        except NoAnswer as ended:
+            if ended.late:
+                raise Refused(
+                    f"{name} was not read within {SECONDS:.0f} s.",
+                    f"{PART[:-1]}, or save it as plain text.",
+                ) from ended
+            raise Refused(
+                f"{name} could not be read: it ended the program that reads it.",
+                "Save it as plain text and attach that.",
+            ) from ended
     if "error" in answer:
         message, hint = (str(answer[key]).replace(NAME, name) for key in ("error", "hint"))
         raise Refused(message, hint)
     language = language_of(name) if answer["kind"] == "text" else ""
     return Attachment(name, answer["text"], answer["pages"], " ".join(answer["notes"]), language)
-
-
-@contextmanager
-def _opened(path: Path, allowed: Path, name: str) -> Iterator[int]:
-    """The open file's number, after every check; what is read is what was checked."""
-    gone = Refused(f"{name} is not there any more.", "Attach it again.")
-    try:
-        real = path.resolve(strict=True)
-        inside = real.is_relative_to(allowed.resolve(strict=True))
-    except (OSError, RuntimeError, ValueError) as error:  # missing, a loop of links, a NUL in it
-        raise gone from error
-    if not inside:
-        raise Refused(
-            f"{name} does not lie where attached files are put, so it was not read.",
-            "Attach it with the button or by dropping it onto the page.",
-        )
-    # A pipe under that name must not hold the page up, and a link put there since is not followed.
-    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        number = os.open(real, os.O_RDONLY | getattr(os, "O_BINARY", 0) | careful)
-    except OSError as error:
-        raise gone from error
-    try:
-        about = os.fstat(number)
-        if not stat.S_ISREG(about.st_mode):
-            raise Refused(f"{name} is not a file.", "Attach single files.")
-        if about.st_size > MAX_BYTES:
-            raise Refused(
-                f"{name} has {about.st_size / 1e6:,.1f} MB, more than the "
-                f"{MAX_BYTES / 1e6:.0f} MB that an attachment may have.",
-                "Attach the part that your question is about.",
-            )
-        yield number
-    finally:
-        os.close(number)
-
-
-@asynccontextmanager
-async def _slot() -> AsyncIterator[None]:
-    while not SLOTS.acquire(blocking=False):
-        await asyncio.sleep(0.05)
-    try:
-        yield
-    finally:
-        SLOTS.release()
-
-
-async def _read(file: int, name: str) -> dict[str, Any]:
-    """What the reader says. Raises Refused where it says nothing."""
-    room = Path(backends.documents.__file__).parent
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    process = await asyncio.create_subprocess_exec(
-        # A bare file name: whoever looks for workers on command lines does not find this.
-        *(sys.executable, "-P", "reader.py", str(SECONDS)),
-        cwd=room,
-        stdin=file,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=_environment(),
-        **start_flags(),
-    )
-    line = b""
-    try:
-        async with asyncio.timeout(SECONDS + PATIENCE):
-            line = await _line(process)
-            await process.wait()  # it ends by itself now: to kill it would confuse asyncio's reaper
-    except TimeoutError:
-        logging.getLogger(__name__).warning("the reader of %s did not end", name)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if line.endswith(b"\n"):
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-    if loop.time() - began >= SECONDS:
-        raise Refused(
-            f"{name} was not read within {SECONDS:.0f} s.",
-            "Attach the part that your question is about, or save it as plain text.",
-        )
-    raise Refused(
-        f"{name} could not be read: it ended the program that reads it.",
-        "Save it as plain text and attach that.",
-    )
-
-
-async def _line(process: asyncio.subprocess.Process) -> bytes:
-    assert process.stdout
-    data = b""
-    while len(data) < ANSWER_BYTES and (more := await process.stdout.read(2**16)):
-        data += more
-    return data
-
-
-def _environment() -> dict[str, str]:
-    """An allow-list: no secret of ours, no proxy, no hub."""
-    keep = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "PYTHONPATH")
-    kept = {k: os.environ[k] for k in keep if k in os.environ}
-    path = os.pathsep.join(p for p in (str(CHECKOUT), kept.get("PYTHONPATH", "")) if p)
-    return {**kept, "PYTHONPATH": path}

@@ -172,7 +172,7 @@ class Drawing:
             except Refused as refused:
                 run.failed = str(refused)
         elif isinstance(event, Artifact) and event.kind == PREVIEW:
-            entry.preview = event.path
+            entry.preview, entry.previews = event.path, entry.previews + 1
         elif isinstance(event, Notice):
             entry.note = event.message
         elif isinstance(event, Failed):

@@ -69,6 +69,7 @@ class Entry:
     step: float = 0.0
     total: float = 0.0
     preview: str = ""
+    previews: int = 0  # how many there were
 
     @property
     def over(self) -> bool:
@@ -111,7 +112,7 @@ class Entry:
         return None
 
 
-MOMENT = ("status", "step", "total", "preview")
+MOMENT = ("status", "step", "total", "preview", "previews")
 
 
 class Folders:

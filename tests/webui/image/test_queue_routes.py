@@ -1,85 +1,74 @@
-"""The queue as the browser asks for it: no paths, previews of its own folder alone."""
+"""The queue's routes, as the browser asks."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
-import pytest
+import httpx
 from fastapi import FastAPI
-from starlette.testclient import TestClient
+from PIL import Image
 
-from webui.image.entry import Entry, Run
+from tests.webui.image.test_queue import PARAMS, Model, held, idle, with_queue
 from webui.image.gallery import Gallery
 from webui.image.queue import PictureQueue
 from webui.image.queue_routes import build_queue_routes
 
-IDS = ("a" * 16, "b" * 16, "c" * 16)
 
-
-@pytest.fixture
-def queue(gallery: Gallery) -> PictureQueue:
-    def nobody(*_: Any, **__: Any) -> Any:
-        raise AssertionError("nothing is drawn here")
-
-    made = PictureQueue(gallery, nobody, nobody)
-    made.entries = [
-        Entry(id, "folder:here", "Here", params={"prompt": f"fox {n}"}, runs=[Run(), Run()])
-        for n, id in enumerate(IDS)
-    ]
-    return made
-
-
-@pytest.fixture
-def client(queue: PictureQueue) -> TestClient:
+def ask(queue: PictureQueue) -> httpx.AsyncClient:
     app = FastAPI()
     app.include_router(build_queue_routes(queue))
-    return TestClient(app)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x")
 
 
-def listed(client: TestClient) -> list[str]:
-    return [entry["id"][0] for entry in client.get("/api/pictures/queue").json()["entries"]]
+def test_the_list_says_what_is_drawn_and_deeds_answer_with_it(gallery: Gallery) -> None:
+    async def body(queue: PictureQueue, model: Model) -> None:
+        async with ask(queue) as client:
+            assert (await client.post("/api/queue/pause")).json()["paused"]
+            first = await queue.add("starter:a", PARAMS, batches=2)
+            second = await queue.add("starter:a", {**PARAMS, "prompt": "a cat"})
+            said = (await client.post(f"/api/queue/{second.id}/move?before={first.id}")).json()
+            assert [e["prompt"] for e in said["entries"]] == ["a cat", "a red fox"]
+            await client.post(f"/api/queue/{second.id}/cancel")
+            await client.post("/api/queue/resume")
+            await idle(queue)
+            said = (await client.get("/api/queue")).json()
+            states = [(e["state"], e["runs"], e["done_runs"]) for e in said["entries"]]
+            assert states == [("cancelled", 1, 0), ("done", 2, 2)] and said["idle"]
+            assert said["entries"][1]["usage"]["energy_wh"] == 0.5
+            assert (await client.post(f"/api/queue/{second.id}/retry")).status_code == 200
+            await idle(queue)
+            assert second.state == "done"
+            await client.post(f"/api/queue/{first.id}/delete")
+            said = (await client.post("/api/queue/clear")).json()
+            assert said["entries"] == []
+            assert (await client.post(f"/api/queue/{first.id}/cancel")).status_code == 404
+
+    with_queue(gallery, body)
 
 
-def test_an_entry_is_told_without_its_paths(
-    client: TestClient, queue: PictureQueue, home: Path
-) -> None:
-    entry = queue.entries[0]
-    entry.preview, entry.params["image"] = str(home / "secret.jpg"), str(home / "in.png")
-    said = client.get("/api/pictures/queue")
-    assert str(home) not in said.text
-    first = said.json()["entries"][0]
-    assert (first["title"], first["rounds"], first["state"]) == ("fox 0", 2, "waiting")
-    assert first["preview"].startswith(f"api/pictures/queue/{IDS[0]}/preview?n=")
-    assert said.json()["newest"] == ""
+def test_the_newest_preview_is_served_and_no_other_file(gallery: Gallery, home: Path) -> None:
+    async def body(queue: PictureQueue, model: Model) -> None:
+        model.hold.clear()
+        entry = await queue.add("starter:a", PARAMS)
+        await held(model)
+        await asyncio.sleep(0)
+        async with ask(queue) as client:
+            said: dict[str, Any] = (await client.get("/api/queue")).json()
+            address = said["entries"][0]["preview"]
+            assert address == f"/api/queue/{entry.id}/preview?v=1"
+            assert (await client.get(address)).status_code == 404  # not written yet
+            Image.new("RGB", (8, 8)).save(entry.preview)
+            shown = await client.get(address)
+            assert (
+                shown.headers["content-type"] == "image/jpeg" and shown.content[:2] == b"\xff\xd8"
+            )
+            for path in (home / "token", home / "x.png"):
+                path.write_bytes(b"secret")
+                entry.preview = str(path)
+                assert (await client.get(address)).status_code == 404
+        model.hold.set()
+        await idle(queue)
 
-
-def test_a_preview_comes_from_where_workers_draw_and_nowhere_else(
-    client: TestClient, queue: PictureQueue, gallery: Gallery, home: Path
-) -> None:
-    secret = home / "secret.jpg"
-    secret.write_bytes(b"secret")
-    place = gallery.files.making / "run"
-    place.mkdir(parents=True)
-    (place / "look.jpg").write_bytes(b"\xff\xd8look")
-    (place / "link.jpg").symlink_to(secret)
-    url = f"/api/pictures/queue/{IDS[0]}/preview"
-    for path, status in ((place / "look.jpg", 200), (secret, 404), (place / "link.jpg", 404),
-                         (place / "gone.jpg", 404), ("", 404)):  # fmt: skip
-        queue.entries[0].preview = str(path)
-        assert client.get(url).status_code == status, path
-    assert client.get("/api/pictures/queue/..%2f..%2fx/preview").status_code == 404
-
-
-def test_the_buttons_move_cancel_and_remove(client: TestClient, queue: PictureQueue) -> None:
-    def press(act: str, id: str = "") -> int:
-        return client.post(f"/api/pictures/queue/{act}", params={"id": id}).status_code
-
-    assert press("up", IDS[2]) == 200 and listed(client) == ["a", "c", "b"]
-    assert press("up", IDS[0]) == 200 and listed(client) == ["a", "c", "b"]
-    assert press("pause") == 200 and client.get("/api/pictures/queue").json()["paused"] is True
-    assert press("resume") == 200 and client.get("/api/pictures/queue").json()["paused"] is False
-    assert press("cancel", IDS[1]) == 200
-    assert client.get("/api/pictures/queue").json()["entries"][2]["state"] == "cancelled"
-    assert press("forget", IDS[1]) == 200 and listed(client) == ["a", "c"]
-    assert press("cancel", "../x") == 404 and press("explode", IDS[0]) == 404
+    with_queue(gallery, body)
