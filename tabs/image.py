@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,7 @@ from webui.bench import Bench
 from webui.form import Form, build_form
 from webui.image import asking, begin_panel, native
 from webui.image.begin_panel import BeginPanel
+from webui.image.foreign import read_picture
 from webui.image.panel import build_pictures
 from webui.model_picker import Picker, build_model_picker, line, problem
 from webui.preset_picker import build_preset_picker
@@ -33,6 +35,7 @@ class Parts:
     negative: Any
     many: Any
     draw: Any
+    taken: Any
     said: Any
     pictures: Any
 
@@ -52,6 +55,10 @@ def build(bench: Bench) -> None:
             begin = begin_panel.build()
             with gr.Row(elem_classes="drawing"):
                 draw = gr.Button("Draw", variant="primary", elem_id="image-draw")
+                taken = gr.UploadButton(
+                    "Settings from a picture", file_types=["image"], size="sm",
+                    elem_id="image-taken", min_width=150,
+                )  # fmt: skip
                 many = gr.Number(
                     1, label="How many", minimum=1, maximum=MANY, precision=0, step=1,
                     elem_id="image-many", min_width=110, scale=0,
@@ -67,7 +74,7 @@ def build(bench: Bench) -> None:
                     values=native.usual(picker.first),
                 )  # fmt: skip
                 presets.wire(form)
-    parts = Parts(prompt, negative, many, draw, said, pictures)
+    parts = Parts(prompt, negative, many, draw, taken, said, pictures)
     Images(bench, parts, picker, form, begin).wire()
 
 
@@ -93,6 +100,7 @@ class Images:
         )  # fmt: skip
         filled = [parts.said, parts.prompt, parts.negative, *self.picker.shown(), *form.components]
         parts.pictures.act(self.act, inputs, [*filled, *self.begin.shown()], queue=False, **QUIET)
+        parts.taken.upload(self.take, [parts.taken, *inputs], filled, **QUIET)
         self.picker.model.input(
             self.settings_of_model, self.picker.model, list(form.components), queue=False, **QUIET
         )
@@ -143,6 +151,17 @@ class Images:
         except (Refused, ValueError) as error:
             return [problem(str(error)), *skipped, *untouched]
         return ["", *skipped, *untouched]
+
+    async def take(self, file: Any, *values: Any) -> list[Any]:
+        """The settings that a dropped picture brings, whichever program drew it."""
+        skipped = [gr.skip()] * (2 + len(self.picker.shown()) + len(self.form.components))
+        try:
+            found = await read_picture(Path(str(file)), self.bench.temp / "gradio")
+        except Refused as refused:
+            return [problem(str(refused), refused.detail), *skipped]
+        if not found.recipe:
+            return [line(found.note, "note"), *skipped]
+        return self._filled(found.recipe, values)
 
     def _filled(self, recipe: dict[str, Any], values: tuple[Any, ...]) -> list[Any]:
         """The form as a picture was drawn, and what cannot be the same here."""

@@ -12,6 +12,12 @@ from backends.params import Params, setting
 
 MOST_PIXELS = 4096 * 4096  # of one batch, all its pictures together
 SIDE = 8  # pixels: what the latents of every family divide by
+# By their usual names; backends/image/schedulers.py knows what they are.
+SCHEDULERS = (
+    "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras", "DPM++ SDE", "DPM++ SDE Karras",
+    "DPM++ 2M SDE", "DPM++ 2M SDE Karras", "DDIM", "DDPM", "UniPC", "LMS", "LMS Karras", "Heun",
+    "DPM2", "DPM2 a", "PNDM", "DEIS", "LCM", "TCD",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class ImageParams(Params):
         help="Each takes memory. Their seeds follow each other.",
     )
     scheduler: str = setting(
-        "", "Scheduler", advanced=True, help="Empty: the model's own.",
+        "", "Scheduler", advanced=True, choices=(("", "the model's own"), *SCHEDULERS),
+        help="How the noise is taken away, step by step.",
     )  # fmt: skip
     strength: float = setting(
         0.6, "Change", min=0.0, max=1.0, step=0.01, hidden=True,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops, PngImagePlugin
 from playwright.sync_api import Page, expect
 
 from tests.backends.image import made_pipelines
@@ -143,6 +146,30 @@ def test_what_is_drawn_is_stopped_and_what_waits_is_seen(
     expect(page.locator("#image-pictures .waiting")).to_be_hidden()
 
 
+def test_a_picture_of_another_program_fills_the_form_and_says_what_differs(
+    studio: Served, open_page: Open, picture: Picture, tmp_path: Path
+) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", (
+        "ein Fuchs im Schnee\nNegative prompt: blurry\nSteps: 33, Sampler: Euler a, "
+        "CFG scale: 4.5, Seed: 1234, Size: 128x64, Model: unknownModel"
+    ))  # fmt: skip
+    Image.new("RGB", (128, 64)).save(tmp_path / "fremd.png", pnginfo=info)
+    page = images(studio, open_page, color_scheme="light")
+    with page.expect_file_chooser() as chosen:
+        page.locator("#image-taken").click()
+    chosen.value.set_files(tmp_path / "fremd.png")
+    expect(page.locator("#image-prompt textarea")).to_have_value("ein Fuchs im Schnee")
+    expect(page.locator("#image-negative textarea")).to_have_value("blurry")
+    for name, value in (("steps", "33"), ("guidance", "4.5"), ("width", "128"), ("height", "64")):
+        expect(page.locator(f"#image-{name} input[type=number]")).to_have_value(value)
+    expect(page.locator("#image-seed input")).to_have_value("1234")
+    said = page.locator("#image-said")
+    expect(said).to_contain_text("'unknownModel' is not on this machine")
+    expect(said).to_contain_text("AUTOMATIC1111 or one like it drew it")
+    picture(page, "images-taken")
+
+
 def test_what_is_painted_over_is_drawn_anew_and_the_rest_stays(
     studio: Served, open_page: Open, picture: Picture
 ) -> None:
@@ -177,10 +204,6 @@ def test_what_is_painted_over_is_drawn_anew_and_the_rest_stays(
 
 def changed(one: bytes, other: bytes) -> float:
     """The share of the pixels that differ."""
-    import io
-
-    from PIL import Image, ImageChops
-
     pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in (one, other)]
     counts = ImageChops.difference(*pictures).convert("L").point(lambda v: 255 if v else 0)
     return counts.histogram()[255] / (counts.width * counts.height)

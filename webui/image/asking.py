@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from backends.base import Refused
-from backends.image.params import ImageParams
+from backends.image.differences import Here, at_home, differences, to_params
+from backends.image.params import SCHEDULERS, ImageParams
 from backends.models.library import Listed
 from backends.params import read
 from webui.bench import Bench
@@ -53,31 +54,19 @@ async def vary(bench: Bench, recipe: Mapping[str, Any], page: str = "") -> Entry
     )
 
 
+def here(bench: Bench) -> Here:
+    """What this machine has to draw with."""
+    models = tuple((str(m.ref), m.title) for m in bench.models("image") if not m.problem)
+    return Here(models=models, schedulers=SCHEDULERS)
+
+
 def from_recipe(bench: Bench, recipe: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The settings that a recipe names and this version knows, and sentences on what differs."""
-    settings, differs = {}, []
-    for field in fields(ImageParams):
-        name = field.name
-        if name not in recipe or field.metadata.get("hidden"):
-            continue
-        try:
-            read(ImageParams, {name: recipe[name]})
-        except ValueError as error:
-            differs.append(f"{field.metadata['label']} is left as it was: {error}")
-            continue
-        settings[name] = recipe[name]
-    if recipe.get("model") and not model_of(bench, recipe):
-        title = recipe.get("model_title") or recipe["model"]
-        differs.append(f"Its model, {title}, is not on this machine: another one is chosen.")
-    if recipe.get("kind") not in (None, "", "text"):
-        differs.append("It was begun from a picture, which is not part of its settings.")
-    return settings, differs
+    """What a recipe, of whichever program, fills into the form; sentences on what differs here."""
+    known = here(bench)
+    return to_params(recipe, known)[0], differences(recipe, known)
 
 
 def model_of(bench: Bench, recipe: Mapping[str, Any]) -> str:
     """The id of the model that a recipe names; "" where it is not on this machine."""
-    named = str(recipe.get("model") or "")
-    for listed in bench.models("image"):
-        if named and named in (str(listed.ref), listed.id) and not listed.problem:
-            return listed.id
-    return ""
+    ref = at_home(recipe, here(bench))["model"]
+    return next((m.id for m in bench.models("image") if ref and str(m.ref) == ref), "")
