@@ -88,8 +88,9 @@ def own(text: str | None) -> dict[str, Any] | None:
     adapters = said.get("adapters")
     for one in map(mapping, adapters if isinstance(adapters, list) else []):
         ref = str(one.get("ref") or "")[:500]
+        before = len(told.said.get("adapters", ()))
         told.adapter(str(one.get("name") or short_name(ref)), one.get("weight", 1.0))
-        if told.said["adapters"]:
+        if len(told.said["adapters"]) > before:
             told.said["adapters"][-1]["ref"] = ref
     versions = mapping(said.get("versions"))
     told.said["versions"] = {str(k)[:40]: str(v)[:40] for k, v in list(versions.items())[:20]}

@@ -125,16 +125,17 @@ class Folders:
         assert ID.fullmatch(id)
         return self.folder / id
 
-    def save(self, entry: Entry) -> None:
+    def save(self, entry: Entry, *, durable: bool = False) -> None:
+        """`durable` waits for the disk, so for a thread."""
         place = self.of(entry.id)
         place.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = {name: value for name, value in asdict(entry).items() if name not in MOMENT}
-        write_json(place / "entry.json", kept, durable=True)
+        write_json(place / "entry.json", kept, durable=durable)
 
     def save_order(self, entries: list[Entry], paused: bool, why: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         order = {"order": [entry.id for entry in entries], "paused": paused, "why": why}
-        write_json(self.folder / "order.json", order, durable=True)
+        write_json(self.folder / "order.json", order)
 
     def load(self) -> tuple[list[Entry], bool, str]:
         """All entries in their order, whether the queue was paused, and why.

@@ -249,7 +249,7 @@ def _recipe_of(path: Path) -> dict[str, Any]:
 
 def _parsed(found: PngText) -> dict[str, Any]:
     try:
-        said = json.loads(found.texts.get(OWN, "{}"))
+        said = json.loads(found.texts.get(OWN, "{}"), parse_constant=lambda _: None)  # no NaN
     except (ValueError, RecursionError):
         said = {}
     return said if isinstance(said, dict) else {}

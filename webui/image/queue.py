@@ -98,7 +98,7 @@ class PictureQueue:
                 self._save(entry)
                 if any(other.state == "waiting" for other in self.entries):
                     self.paused, self.why = True, HELD
-        self._save_order()
+                self._save_order()
         self._working = asyncio.get_running_loop().create_task(self._work())
 
     async def stop(self) -> None:
@@ -139,12 +139,7 @@ class PictureQueue:
         entry.added = self.clock()
         entry.runs = self._runs(params, batches, list(changes), grid)
         entry.grid = asdict(grid) if grid else None
-        try:
-            entry.params = await asyncio.to_thread(self.folders.own, entry.id, params, self.allowed)
-            self.folders.save(entry)
-        except (OSError, Refused) as error:
-            self.folders.delete(entry.id)
-            raise (self.sentence(error) if isinstance(error, OSError) else error) from error
+        await asyncio.to_thread(self._settle_in, entry, params)
         self.entries.append(entry)
         self._save_order()
         self._bump()
@@ -242,15 +237,18 @@ class PictureQueue:
         runs = [Run(run.change, run.model, run.place) for run in entry.runs]
         again = replace(entry, id=new_id(), runs=runs, state="waiting", note="", sheet="",
                         added=self.clock(), began=0.0, ended=0.0)  # fmt: skip
-        try:
-            again.params = await asyncio.to_thread(
-                self.folders.own, again.id, entry.params, self.allowed
-            )
-        except OSError as error:
-            raise self.sentence(error) from error
+        await asyncio.to_thread(self._settle_in, again, entry.params)
         self.entries.append(again)
-        self._save(again)
         return again
+
+    def _settle_in(self, entry: Entry, params: Mapping[str, Any]) -> None:
+        """Its folder, with all that it needs, whole or not at all. Raises Refused."""
+        try:
+            entry.params = self.folders.own(entry.id, params, self.allowed)
+            self.folders.save(entry, durable=True)
+        except (OSError, Refused) as error:
+            self.folders.delete(entry.id)
+            raise (self.sentence(error) if isinstance(error, OSError) else error) from error
 
     def delete(self, id: str) -> None:
         """Out of the list; its pictures stay. One that is drawn is cancelled first."""

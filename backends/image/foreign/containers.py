@@ -116,8 +116,8 @@ def _exif(data: bytes, made: Texts) -> None:
     for tag, value in _fields(data, first, order):
         if tag == EXIF_FOLDER and len(value) == 4:
             (inner,) = struct.unpack(order + "I", value)
-        elif tag in NAMED:
-            made.add(NAMED[tag], as_text(value))
+        elif tag in NAMED:  # Fooocus has its comment here, too
+            made.add(NAMED[tag], _comment(value) if tag == USER_COMMENT else as_text(value))
     for tag, value in _fields(data, inner, order) if inner else ():
         if tag in NAMED:
             made.add(NAMED[tag], _comment(value) if tag == USER_COMMENT else as_text(value))

@@ -75,12 +75,13 @@ class Told:
             self.said["scheduler"] = usual(name, schedule if isinstance(schedule, str) else "")
 
     def adapter(self, name: Any, weight: Any = 1.0) -> None:
-        """By its file's name: there is no reference yet."""
+        """By its file's name: there is no reference yet. Fooocus names each twice: once is kept."""
         number = as_number(weight)
         adapters = self.said.setdefault("adapters", [])
-        if isinstance(name, str) and name.strip() and len(adapters) < MOST_ADAPTERS:
+        called = bare(name) if isinstance(name, str) else ""
+        if called and len(adapters) < MOST_ADAPTERS and called not in (a["name"] for a in adapters):
             adapters.append(
-                {"ref": "", "name": bare(name), "weight": 1.0 if number is None else number}
+                {"ref": "", "name": called, "weight": 1.0 if number is None else number}
             )
 
     def loras_of_prompt(self) -> None:

@@ -76,7 +76,8 @@ FOOOCUS: dict[str, Any] = {
     "negative_prompt": "", "full_prompt": ["a fox, cinematic"], "styles": "['Fooocus V2']",
     "steps": 30, "guidance_scale": 4.0, "resolution": "(1152, 896)", "sampler": "dpmpp_2m_sde_gpu",
     "scheduler": "karras", "seed": "8124", "sharpness": 2.0, "clip_skip": 2,
-    "loras": [["ink", 0.25, "abc"]], "lora_combined_1": "snow : 0.1", "version": "Fooocus v2.5.5",
+    "loras": [["ink", 0.25, "abc"]], "lora_combined_1": "ink : 0.25",
+    "lora_combined_2": "snow : 0.1", "version": "Fooocus v2.5.5",
 }  # fmt: skip
 
 

@@ -237,6 +237,15 @@ def test_a_picture_saved_by_pillow_is_read(tmp_path: Path) -> None:
         made.save(tmp_path / "x", kind, exif=about)
         said = read((tmp_path / "x").read_bytes())
         assert (said["recipe"]["seed"], said["width"], said["height"]) == (123456789, 40, 30)
+        assert said["recipe"]["prompt"].startswith("a red fox")
+
+
+def test_fooocus_in_a_jpeg_has_no_mark_before_its_comment(tmp_path: Path) -> None:
+    about = Image.new("RGB", (8, 8)).getexif()
+    about[0x9286], about[0x927C] = as_json(files.FOOOCUS), "fooocus"
+    for kind in ("JPEG", "WEBP", "PNG"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "x", kind, exif=about)
+        assert recipe((tmp_path / "x").read_bytes())["seed"] == 8124
 
 
 # What means no good

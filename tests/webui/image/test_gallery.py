@@ -274,7 +274,8 @@ def test_files_that_are_no_pictures_of_ours_are_passed_over(gallery: Gallery, ma
 @pytest.mark.parametrize(
     "text",
     ['{"prompt": ["x"], "seed": "y", "model": null}', '{"seed": 1%s}' % ("0" * 30), "[1]", "{",
-     '{"seed": true, "prompt": 3}', "[" * 100_000],
+     '{"seed": true, "prompt": 3}', "[" * 100_000,
+     '{"prompt": NaN, "seed": Infinity, "model": -Infinity}'],
 )  # fmt: skip
 def test_a_recipe_of_rubbish_is_no_trouble(text: str, gallery: Gallery, make: Make) -> None:
     path, info = make(), PngInfo()

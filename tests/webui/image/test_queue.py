@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +19,7 @@ from PIL import Image
 from backends.base import Refused
 from backends.events import Artifact, Done, Failed, Notice, Progress
 from backends.image.recipe import save_png
+from tests.served import CHECKOUT
 from webui.bench import Waiting
 from webui.gate import Busy
 from webui.image.entry import Entry
@@ -419,6 +423,41 @@ def test_a_restart_interrupts_what_ran_and_starts_nothing_by_itself(gallery: Gal
 
     with_queue(gallery, first)
     with_queue(gallery, second)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_page_reads_as_interrupted_and_loses_no_finished_picture(home: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from tests.webui.image.test_queue import *\n"
+        "async def body(queue, model):\n"
+        "    await queue.add('starter:a', PARAMS, batches=3)\n"
+        "    await held(model); model.hold.clear(); await held(model)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with_queue(Gallery(Path(sys.argv[1]), Path(sys.argv[1]) / 'thumbs'), body)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(home)], cwd=CHECKOUT, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    again = Gallery(home, home / "thumbs")
+
+    async def body(queue: PictureQueue, model: Model) -> None:
+        [entry] = queue.entries
+        assert (entry.state, entry.done_runs, again.count()) == ("interrupted", 1, 1)
+        assert not queue.paused  # nothing waited behind it
+        await queue.retry(entry.id)
+        await idle(queue)
+        assert (entry.state, again.count()) == ("done", 3)
+
+    with_queue(again, body)
+    again.close()
+
+
+def test_a_home_without_pictures_stays_without(gallery: Gallery, home: Path) -> None:
+    async def body(queue: PictureQueue, model: Model) -> None:
+        await idle(queue)
+
+    with_queue(gallery, body)
+    assert not (home / "pictures").exists()
 
 
 def test_what_only_waited_goes_on_after_a_restart(gallery: Gallery) -> None:
