@@ -7,8 +7,9 @@ from backends.chat.llama_cpp import LlamaCpp
 from backends.chat.transformers_chat import TransformersChat
 from backends.echo import Echo
 from backends.finetune.dataset import DatasetDoctor
+from backends.finetune.diffusion import Diffusion
 from backends.finetune.sft import Sft
 
 BACKENDS: dict[str, type[Backend]] = {
-    b.card.name: b for b in (LlamaCpp, TransformersChat, Echo, DatasetDoctor, Sft)
+    b.card.name: b for b in (LlamaCpp, TransformersChat, Echo, DatasetDoctor, Sft, Diffusion)
 }
