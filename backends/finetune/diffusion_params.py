@@ -40,9 +40,9 @@ class DiffusionParams(Params):
         help="Pictures are filled and cropped to a square of this side.",
     )  # fmt: skip
     steps: int = setting(
-        26_000, "Steps", min=1, max=10_000_000, help="Of the model that makes the pictures."
+        24_000, "Steps", min=1, max=10_000_000, help="Of the model that makes the pictures."
     )
-    batch: int = setting(256, "Batch", min=1, max=8192, help="Pictures in a step.")
+    batch: int = setting(384, "Batch", min=1, max=8192, help="Pictures in a step.")
     learning_rate: float = setting(
         5e-4, "Learning rate", min=0.0, max=1.0, step=1e-5, help="Its peak: it falls as a cosine."
     )

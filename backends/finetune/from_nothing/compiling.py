@@ -27,12 +27,11 @@ class Compiling:
 
     def before(self, done: int) -> Iterator[Event]:
         """Before the step after `done` steps of the stage."""
-        self.can_fall_back = self.can_fall_back and self._steps == 0
-        if not self.waits and not self.can_fall_back:
+        self.can_fall_back = False
+        if not self.waits:
             return
-        if self.waits and (self.at_once or self._pays(done)):
-            self.waits = False
-            self.can_fall_back, self._steps = True, -1
+        if self.at_once or self._pays(done):
+            self.waits, self.can_fall_back = False, True
             self.stage.compile()
             yield Notice("Compiling: the next step takes a minute or two, the others less.")
         self._steps += 1

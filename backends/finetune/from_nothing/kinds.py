@@ -49,6 +49,10 @@ def keep_text(bench: Bench, folder: Path) -> None:
     pipeline = denoiser.pipeline_of(parts["vae"], parts["text_encoder"], tokenizer, parts["unet"])
     pipeline.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
     words.write(folder / "tokenizer", bench.words)
+    # transformers would open it as it was written and diffusers in fp32: together they fail.
+    file = folder / "text_encoder" / "config.json"
+    config = json.loads(file.read_text("utf-8")) | {"dtype": "float32"}
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def keep_unconditional(bench: Bench, folder: Path) -> None:

@@ -110,6 +110,8 @@ class Learner:
             like = self.parameters[int(number)]
             if value.shape == like.shape:  # the fused step wants them laid out as the weights are
                 value = torch.empty_like(like, requires_grad=False).copy_(value)
+            else:
+                value = value.clone()
             moments.setdefault(int(number), {})[name] = value
         whole = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": moments, "param_groups": whole["param_groups"]})
