@@ -124,6 +124,7 @@ class Card:
                   options and whether they are for a GPU: by name the value, and how to say it;
                   never one that the user has set
     parkable      it has `park` and `unpark`
+    pictures      its dataset is pictures with captions (`backends.finetune.pictures`), not rows
     measured      what its loads took is kept and foretells the next ones; not where it is no model
     """
 
@@ -142,6 +143,7 @@ class Card:
     on_gpu: Callable[[Any], bool] = never
     less: Callable[[Any, bool], dict[str, tuple[Any, str]]] = nothing_less
     parkable: bool = False
+    pictures: bool = False
     measured: bool = True
 
 

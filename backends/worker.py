@@ -26,6 +26,7 @@ import psutil
 from backends import BACKENDS
 from backends.base import Backend, ModelRef, Refused
 from backends.events import Done, Event, Failed, Text, to_json
+from backends.finetune.shortage import is_out_of_memory
 from backends.params import read
 from backends.runtime import frames
 from backends.runtime.frames import POISONED, RECYCLED
@@ -33,7 +34,6 @@ from backends.runtime.frames import POISONED, RECYCLED
 BEAT = 1.0  # seconds between signs of life
 HUNG = 600.0  # seconds without one after which the process ends itself, GIL held or not
 SLACK_BYTES = 300 * 2**20  # more than this above the value after load counts as not given back
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 FATAL_CUDA = ("CUDA error", "device-side assert", "illegal memory access", "CUDNN_STATUS_")
 
 
@@ -261,10 +261,6 @@ def give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim:
             trim(0)
-
-
-def is_out_of_memory(text: str) -> bool:
-    return any(sign in text for sign in OUT_OF_MEMORY)
 
 
 def explain(error: BaseException) -> Failed:

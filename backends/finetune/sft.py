@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.events import Artifact, Done, Event, Failed, Notice, Progress
-from backends.finetune import sft_setup
+from backends.finetune import sealing, sft_setup
 from backends.finetune.sft_params import SftOptions, SftParams
 from backends.models import catalogue, library
 from backends.models.opening import open_model
@@ -30,8 +30,8 @@ from backends.runtime import checkpoints
 
 if TYPE_CHECKING:
     from backends.finetune import sft_rows
-    from backends.finetune.sft_memory import OutOfMemory
     from backends.finetune.sft_trainer import Watch
+    from backends.finetune.shortage import OutOfMemory
 
 
 class Sft(Backend):
@@ -132,7 +132,7 @@ class Sft(Backend):
         self, params: SftParams, rows: sft_rows.Rows, watch: Watch, found: Path | None
     ) -> Any:
         """In the thread. Halves the micro-batch as often as memory runs out."""
-        from backends.finetune.sft_memory import free_memory
+        from backends.finetune.shortage import free_memory
 
         self.model = sft_setup.with_adapter(self.model, params, self.ref)
         while True:
@@ -151,7 +151,8 @@ class Sft(Backend):
     def _with_less(self, watch: Watch, trainer: Any, short: OutOfMemory) -> Path | None:
         """After a step that did not fit: the checkpoint to go on from with a smaller micro-batch,
         None where it begins anew. Raises `short` where there is no smaller one."""
-        from backends.finetune.sft_memory import free_memory, halved
+        from backends.finetune.sft_memory import halved
+        from backends.finetune.shortage import free_memory
 
         trainer.model.zero_grad(set_to_none=True)
         free_memory()
@@ -183,7 +184,7 @@ class Sft(Backend):
 
     def _anew(self, params: SftParams) -> None:
         """The base as it was, with a fresh adapter."""
-        from backends.finetune.sft_memory import free_memory
+        from backends.finetune.shortage import free_memory
 
         self.unload()
         free_memory()
@@ -193,8 +194,7 @@ class Sft(Backend):
     def _end(
         self, params: SftParams, watch: Watch, teller: _Teller, sha256: str
     ) -> Iterator[Event]:
-        from backends.finetune.sft_memory import OutOfMemory
-        from backends.finetune.sft_trainer import DiskShort
+        from backends.finetune.shortage import OutOfMemory
 
         error = teller.error
         if isinstance(error, OutOfMemory):
@@ -205,26 +205,15 @@ class Sft(Backend):
                 str(error), out_of_memory=True,
             )  # fmt: skip
             return
-        if isinstance(error, DiskShort):
-            words = {
-                "status": "paused",
-                "message": f"The next checkpoint needs {error.needed / 1e9:.1f} GB of free space, "
-                f"and {error.free / 1e9:.1f} GB are free.",
-                "hint": "Free some space, then resume: it goes on from the last checkpoint.",
-            }
-            yield Done(cancelled=True, usage=words)
+        if isinstance(error, sealing.DiskShort):
+            yield Done(cancelled=True, usage=error.as_usage())
             return
         if error is not None:
             raise error
         trainer = teller.result
         usage = {"steps": int(trainer.state.global_step), "loss": watch.last_loss}
         if watch.ended == "diverged":
-            words = {
-                "status": "diverged",
-                "message": "The loss is no longer a number: the training has diverged.",
-                "hint": "Halve the learning rate. The last sound snapshot is kept.",
-            }
-            yield Done(usage=usage | words)
+            yield Done(usage=usage | sealing.DIVERGED)
         elif watch.ended == "cancelled":
             yield Done(cancelled=True, usage=usage)
         else:

@@ -3,29 +3,13 @@ is to be gone in seconds."""
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Any
 
 from backends.events import Notice
-from backends.worker import is_out_of_memory
+from backends.finetune.shortage import Hurried, OutOfMemory, free_memory, is_short
 
 if TYPE_CHECKING:
     from backends.finetune.sft_trainer import Watch
-
-
-class OutOfMemory(Exception):
-    """A step did not fit. `step` is the last one that was done.
-
-    torn: whether the weights may hold a part of the next one; they are then good for nothing.
-    """
-
-    def __init__(self, step: int, detail: str, torn: bool = False) -> None:
-        super().__init__(detail)
-        self.step, self.torn = step, torn
-
-
-class Hurried(BaseException):
-    """The process is to be gone in seconds, so a step or a validation was given up."""
 
 
 class Sparing:
@@ -106,22 +90,6 @@ class Sparing:
     def _unmeasured(self) -> dict[str, float]:
         self.control.should_evaluate = False  # else it would be due again after the next step
         return {}
-
-
-def is_short(error: BaseException) -> bool:
-    """Whether memory ran out, on the GPU or in RAM, in whatever words."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or is_out_of_memory(str(error))
-
-
-def free_memory() -> None:
-    """Give back what nothing holds any more."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def halved(watch: Watch) -> tuple[int, int]:

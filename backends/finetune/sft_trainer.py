@@ -15,19 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from backends.events import Artifact, Event, Item, Metric, Notice, Progress
-from backends.finetune.sft_memory import Hurried, Sparing, free_memory, is_short
-from backends.runtime import checkpoints, snapshots
+from backends.finetune import sealing
+from backends.finetune.sft_memory import Sparing
+from backends.finetune.shortage import Hurried, free_memory, is_short, memory_bytes
+from backends.runtime import checkpoints
 
 OWN_STATE = "werkbank.json"
-NOT_FINITE = 3  # steps in a row, after which it has diverged
-
-
-class DiskShort(Exception):
-    """There is not enough room for the next checkpoint. `needed` and `free` in bytes."""
-
-    def __init__(self, needed: int, free: int) -> None:
-        super().__init__(f"{needed} bytes needed, {free} free")
-        self.needed, self.free = needed, free
 
 
 class Closed(BaseException):
@@ -126,28 +119,13 @@ class Sealing:
 
     def make_room(self) -> None:
         """Raises DiskShort where the next checkpoint might not fit beside the ones kept."""
-        folder = self.watch.checkpoints
-        folder.mkdir(parents=True, exist_ok=True)
-        needed = checkpoints.free_bytes_needed(self._checkpoint_bytes())
-        if shutil.disk_usage(folder).free >= needed:
-            return
-        checkpoints.rotate(folder, 1, snapshots.pinned(self.watch.folder))
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise DiskShort(needed, free)
-
-    def _checkpoint_bytes(self) -> int:
-        """As many as the last one had; before the first, what is trained and AdamW's two numbers
-        for each."""
-        folders = checkpoints.steps(self.watch.checkpoints)
-        known = [f for f in folders if (f / checkpoints.MANIFEST).is_file()]
-        if known:
-            return checkpoints.size_of(known[-1])
+        # Before there is one: what is trained, and AdamW's two numbers for each.
         trained = [p for p in self.model.parameters() if p.requires_grad]
         small = "8bit" in str(self.args.optim)
-        return sum(
+        first = sum(
             p.numel() * (p.element_size() * (1 if small else 3) + 2 * small) for p in trained
         )
+        sealing.make_room(self.watch.folder, first)
 
     def save_sealed(self, rng: dict[str, Any] | None = None) -> Path:
         """Write all that resume needs. Raises DiskShort, and OSError where the disk is full.
@@ -177,8 +155,7 @@ class Sealing:
         own = {"micro_batch": watch.micro_batch, "accumulation": watch.accumulation,
                "best": watch.best, "waited": watch.waited}  # fmt: skip
         (folder / OWN_STATE).write_text(json.dumps(own), "utf-8")
-        checkpoints.seal(folder)
-        checkpoints.rotate(watch.checkpoints, watch.keep, snapshots.pinned(watch.folder))
+        sealing.seal(watch.folder, folder, watch.keep)
         watch.say(Artifact(str(folder), "checkpoint"))
         self.answer()
         return folder
@@ -282,7 +259,7 @@ class Listener:
         for name, value in values.items():
             watch.say(Metric(step, name, value))
         watch.say(Progress(step, state.max_steps, "training"))
-        if watch.bad >= NOT_FINITE:
+        if watch.bad >= sealing.NOT_FINITE:
             control.should_training_stop = True
             watch.ended = "diverged"
 
@@ -310,17 +287,6 @@ def save_weights(model: Any, folder: Path) -> None:
     model.save_pretrained(
         folder, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {})
     )
-
-
-def memory_bytes() -> float:
-    """What this process holds: on the GPU where it trains there, else in RAM."""
-    import torch
-
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_reserved())
-    import psutil
-
-    return float(psutil.Process().memory_info().rss)
 
 
 def random_states() -> dict[str, Any]:

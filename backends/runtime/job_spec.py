@@ -10,6 +10,7 @@ from typing import Any
 from backends import BACKENDS
 from backends.base import Backend, ModelRef, Refused
 from backends.finetune.data import source
+from backends.finetune.pictures import files
 from backends.models import data_cache
 from backends.params import read
 
@@ -86,7 +87,7 @@ def with_places(spec: dict[str, Any], beside: Path) -> dict[str, Any]:
 def with_hashes(spec: dict[str, Any]) -> dict[str, Any]:
     """The spec with the sha256 of both, by which a resume knows them. Raises Refused."""
     try:
-        spec = {**spec, "dataset_sha256": digest(spec["dataset"])}
+        spec = {**spec, "dataset_sha256": _digest_of(spec)}
         if path := _validated(spec).get("path"):
             spec = _validated_with(spec, sha256=digest(str(path)))
     except OSError as error:
@@ -106,6 +107,15 @@ def _validated(spec: dict[str, Any]) -> dict[str, Any]:
 def _validated_with(spec: dict[str, Any], **more: str) -> dict[str, Any]:
     params = {**spec["params"], "validation_set": {**_validated(spec), **more}}
     return {**spec, "params": params}
+
+
+def _digest_of(spec: dict[str, Any]) -> str:
+    """Of a spec's dataset, as its method reads it."""
+    dataset = str(spec.get("dataset") or "")
+    method = BACKENDS.get(str(spec.get("method") or ""))
+    if method and method.card.pictures and Path(dataset).is_dir():
+        return files.sha256(Path(dataset))
+    return digest(dataset)
 
 
 def digest(dataset: str) -> str:
@@ -130,7 +140,7 @@ def same_dataset(spec: dict[str, Any]) -> None:
     """Raises Refused where the dataset is not the one that the job was made with."""
     recorded, dataset = spec.get("dataset_sha256"), spec.get("dataset", "")
     check_dataset(spec)
-    if recorded and digest(dataset) != recorded:
+    if recorded and _digest_of(spec) != recorded:
         raise Refused(
             f"The dataset {dataset} has changed since this job was made.",
             "Put the old one back and resume, or make a new job with this one.",

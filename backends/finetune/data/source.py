@@ -131,14 +131,14 @@ def sha256_of(source: Source, cancelled: Callable[[], bool] = lambda: False) -> 
     """Of a file its own; of a folder that of a line for each part, sorted by name: its sha256, two
     spaces, its name, as `sha256sum` writes it. Raises OSError, Stopped."""
     if not source.path.is_dir():
-        return _sha256(source.path, cancelled)
+        return file_sha256(source.path, cancelled)
     whole = hashlib.sha256()
     for name, path in sorted((part.name, part.path or source.path) for part in source.parts):
-        whole.update(f"{_sha256(path, cancelled)}  {name}\n".encode(errors="surrogateescape"))
+        whole.update(f"{file_sha256(path, cancelled)}  {name}\n".encode(errors="surrogateescape"))
     return whole.hexdigest()
 
 
-def _sha256(path: Path, cancelled: Callable[[], bool]) -> str:
+def file_sha256(path: Path, cancelled: Callable[[], bool]) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -217,7 +217,7 @@ def _archive(path: Path, stamp: tuple[tuple[int, int], ...]) -> Source:
             raise Refused(f"{path.name} is {what}.", "Save its table as CSV and choose that.")
     parts, left_out = [], []
     for info in infos:
-        _refuse_hostile(path.name, info)
+        refuse_hostile(path.name, info)
         name = info.filename
         if info.is_dir() or any(name.startswith(i) or name.endswith(i) for i in IGNORED):
             continue
@@ -226,12 +226,12 @@ def _archive(path: Path, stamp: tuple[tuple[int, int], ...]) -> Source:
         elif info.file_size:
             parts.append(_zip_part(path, info))
     if sum(info.compress_size for info in infos) > stamp[0][0]:
-        raise _bomb(path.name)  # entries that share their bytes
+        raise bomb(path.name)  # entries that share their bytes
     parts.sort(key=lambda part: part.name)
     return _checked(Source(path, tuple(parts), tuple(left_out), len(parts) > 1, stamp))
 
 
-def _refuse_hostile(archive: str, info: zipfile.ZipInfo) -> None:
+def refuse_hostile(archive: str, info: zipfile.ZipInfo) -> None:
     """A name that would leave the folder, a link, a password, or a size that only a bomb has."""
     # orig_filename: zipfile cuts names at NUL and turns backslashes around on Windows.
     name = info.orig_filename.replace("\\", "/")
@@ -250,10 +250,10 @@ def _refuse_hostile(archive: str, info: zipfile.ZipInfo) -> None:
     if info.flag_bits & 1:
         raise Refused(f"{archive} is protected by a password.", "Unpack it and choose the files.")
     if info.file_size > SLACK + RATIO * info.compress_size:
-        raise _bomb(archive)
+        raise bomb(archive)
 
 
-def _bomb(name: str) -> Refused:
+def bomb(name: str) -> Refused:
     return Refused(
         f"{name} unpacks to more than {RATIO} times its size, so it was not read.",
         "If it really is a dataset, unpack it and choose the folder.",
@@ -293,7 +293,7 @@ class _Unpacked(io.RawIOBase):
         data = self.entry.read(min(len(buffer), PIECE))
         self.count += len(data)
         if self.count > self.most:
-            raise _bomb(self.name)
+            raise bomb(self.name)
         buffer[: len(data)] = data
         return len(data)
 
