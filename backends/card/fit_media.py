@@ -23,6 +23,7 @@ SPEECH_RATE = 16_000  # samples in a second
 BACKBONES = ("unet", "transformer")
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "bert")
 MOST_WIDTH = 2048
+TILE_SIDE = 512  # px
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class PicturePlan:
     """One picture or several: pixels, how many at once, and whether a negative prompt doubles it.
 
     resident   components that lie on the GPU at once; empty: all of them
+    tiles      the VAE works piece by piece
     """
 
     width: int = 512
@@ -39,6 +41,7 @@ class PicturePlan:
     quantisation: str = "fp16"
     device: str = "cuda:0"
     resident: tuple[str, ...] = ()
+    tiles: bool = False
 
 
 def predict_pictures(source: Source, plan: PicturePlan, base: int = 0) -> Prediction:
@@ -56,13 +59,15 @@ def predict_pictures(source: Source, plan: PicturePlan, base: int = 0) -> Predic
         steps = tokens * passes * heads * number * DIT_TENSORS
     decoded = 4 if source.number("vae_fp32") else number
     wide = source.number("vae_channels", 128) / 128
-    pixels = int(plan.width * plan.height * VAE_BYTES * decoded * wide)  # one picture at a time
+    seen = plan.width * plan.height  # one picture at a time
+    seen = min(seen, TILE_SIDE**2) if plan.tiles else seen
+    pixels = int(seen * VAE_BYTES * decoded * wide)
     if on_gpu and decoded > number and "vae" in there:  # it is made wider for the decoding
         pixels += there["vae"] * (decoded - number) // number
     parts = [(f"weights: {n}", s) for n, s in there.items()]
     parts.append(("decoding" if pixels > steps else "steps", max(pixels, steps)))
     if on_gpu:
-        slack = plan.width * plan.height * SLACK_PIXEL
+        slack = seen * SLACK_PIXEL
         parts += [("CUDA context", CUDA_CONTEXT), ("matrix products", CUBLAS), ("allocator", slack)]
     parts += [("libraries", base)] if base else []
     held = sum(there.values()) + (0 if on_gpu else base)
@@ -70,7 +75,11 @@ def predict_pictures(source: Source, plan: PicturePlan, base: int = 0) -> Predic
 
 
 def predict_load(source: Source, plan: LoadPlan, base: int = 0) -> Prediction:
-    """A load of an image model and one picture of the size that it was made for."""
+    """A load of an image model and one picture of the size that it was made for.
+
+    Where what leaves the GPU is automatic it is what costs next to no time: text encoders wait in
+    RAM but for the moment that they read, and the VAE works in tiles.
+    """
     quantisation = plan.quantisation
     if quantisation == "nf4" and source.number("first_channels"):
         quantisation = "fp16"  # a convolutional network is not packed
@@ -78,17 +87,30 @@ def predict_load(source: Source, plan: LoadPlan, base: int = 0) -> Prediction:
     side = side if 0 < side <= MOST_WIDTH else 512
     if not source.parts:  # a single file
         source = replace(source, parts=(("model", source.tensors),))
-    names = [name for name, _ in source.parts]
     asked = PicturePlan(side, side, quantisation=quantisation, device=plan.device)
-    if not plan.on_gpu or plan.offload in ("auto", "none") or len(names) < 2:
-        return predict_pictures(source, asked, 0 if plan.on_gpu else base)
-    reads = tuple(name for name in names if name not in BACKBONES)
-    steps = tuple(
+    if not plan.on_gpu:
+        return predict_pictures(source, asked, base)
+    way = "words" if plan.offload == "auto" else plan.offload
+    return predict_way(source, replace(asked, tiles=way != "none"), way)
+
+
+def predict_way(source: Source, plan: PicturePlan, way: str) -> Prediction:
+    """The larger of the two moments: when the prompt is read, and when the picture is drawn.
+
+    way: none, words, model or group, as in `backends.image.placing`
+    """
+    names = [name for name, _ in source.parts]
+    drawing = tuple(
         name for name in names
-        if name not in ENCODERS and (plan.offload == "model" or name not in BACKBONES)
+        if name not in ENCODERS and (way != "group" or name not in BACKBONES)
     )  # fmt: skip
-    both = [predict_pictures(source, replace(asked, resident=one)) for one in (reads, steps) if one]
-    return max(both, key=lambda one: one.total)
+    reading = tuple(name for name in names if way == "words" or name not in BACKBONES)
+    if way == "none" or len(names) < 2:
+        return predict_pictures(source, plan)
+    drawn = predict_pictures(source, replace(plan, resident=drawing or tuple(names)))
+    # Reading takes little beside the weights.
+    read = predict_pictures(source, replace(plan, width=64, height=64, resident=reading))
+    return max(drawn, read, key=lambda one: one.total)
 
 
 def predict_speech(

@@ -18,7 +18,7 @@ class LoadPlan:
     context       tokens that the cache is to hold
     chunk         prompt tokens that are read at once
     gpu_layers    layers on the GPU, -1 all; the others wait in RAM
-    offload       of an image model: none, model or group; auto: as much as is needed
+    offload       of an image model: none, words, model or group; auto: as much as is needed
     """
 
     engine: Engine

@@ -11,7 +11,7 @@ from backends.base import Refused
 from backends.events import Notice
 from backends.image import sources
 from backends.image.families import Family
-from backends.image.params import ImageParams
+from backends.image.params import MOST_PIXELS, ImageParams
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,10 +32,11 @@ class Steering:
     def _one(self, values: list[Any]) -> Any:
         return values if isinstance(self.network, list) else values[0]
 
-    def images(self, count: int) -> Any:
-        return self._one([[picture] * count for picture in self.pictures])
+    def images(self, size: tuple[int, int] | None = None) -> Any:
+        """One for each network, in the size of what is drawn: it counts for a whole batch."""
+        return self._one([one.resize(size) if size else one for one in self.pictures])
 
-    def call(self, count: int) -> dict[str, Any]:
+    def call(self) -> dict[str, Any]:
         return {
             "controlnet_conditioning_scale": self._one(self.weights),
             "control_guidance_start": self._one(self.starts),
@@ -54,6 +55,7 @@ class Begun:
     picture: Image | None = None
     mask: Image | None = None
     steering: Steering | None = None
+    larger: tuple[int, int] | None = None  # the size of a second pass
 
     def kept(self, drawn: Image) -> Image:
         """What the mask leaves is the old picture's, to the last bit."""
@@ -74,7 +76,8 @@ def begin(params: ImageParams, family: Family, multiple: int) -> Iterator[Notice
     """
     if not params.image:
         check_size(family, params.width, params.height, multiple)
-        yield Begun("text", "text", (params.width, params.height))
+        size = params.width, params.height
+        yield Begun("text", "text", size, larger=_larger(params, size, multiple))
         return
     kind = "inpaint" if params.mask or any(params.extend) else "image"
     if not family.can(kind):
@@ -98,7 +101,21 @@ def begin(params: ImageParams, family: Family, multiple: int) -> Iterator[Notice
             yield Notice(notice)
     if params.variation:
         yield Notice("Variations are of pictures from text: this one was begun from a picture.")
-    yield Begun(kind, said, picture.size, params.strength, picture, mask)
+    larger = _larger(params, picture.size, multiple)
+    yield Begun(kind, said, picture.size, params.strength, picture, mask, larger=larger)
+
+
+def _larger(params: ImageParams, size: tuple[int, int], multiple: int) -> tuple[int, int] | None:
+    """What it is enlarged to, None for no second pass. Raises Refused where that is too large."""
+    if params.enlarge <= 1:
+        return None
+    width, height = (max(multiple, round(s * params.enlarge / multiple) * multiple) for s in size)
+    if width * height > MOST_PIXELS:
+        raise Refused(
+            f"Enlarged, the picture is {width} x {height} pixels, which is too large.",
+            "Enlarge it by less, or begin with a smaller one.",
+        )
+    return width, height
 
 
 def _mask(params: ImageParams, width: int, height: int) -> Image | None:

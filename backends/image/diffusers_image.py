@@ -23,6 +23,7 @@ from backends.image.drawing import Batch, Look, Model, TooLarge, Word
 from backends.image.latents import MOST_SEED
 from backends.image.options import ImageOptions
 from backends.image.params import ImageParams
+from backends.image.upscaling import Upscaler
 from backends.models import catalogue, library
 from backends.threaded import Heard, Stopped, listen
 
@@ -58,6 +59,7 @@ class DiffusersImage(Backend):
         parkable=True,
     )
     parked: Parked | None = None
+    upscaler: tuple[str, Upscaler] | None = None
 
     def load(self, model: ModelRef, chosen: ImageOptions) -> None:
         path = library.prepare(model, self.report, self.cancelled)
@@ -89,9 +91,7 @@ class DiffusersImage(Backend):
         """What leaves the GPU, by what the model will take and what this process may have."""
         if device == "cpu":
             return "none"
-        return placing.choose(
-            read_source(path), found.family, quantisation, found.family.side, room()
-        )
+        return placing.choose(read_source(path), quantisation, found.family.side, placing.room())
 
     def run(self, params: ImageParams) -> Iterator[Event]:
         started = time.monotonic()
@@ -101,11 +101,12 @@ class DiffusersImage(Backend):
         begun = yield from self._begin(params)
         self.model.inversions.use(params.embeddings)
         yield from self.model.loras.use(params.adapters)
+        upscaler = self._upscaler(params.upscaler if begun.larger else "")
         batch: Batch | None = None
 
         def work(heard: Heard[Word]) -> Batch:
             nonlocal batch
-            batch = Batch(self.model, params, begun, heard, lambda: self.cancelled())
+            batch = Batch(self.model, params, begun, heard, lambda: self.cancelled(), upscaler)
             batch.draw()
             return batch
 
@@ -122,10 +123,21 @@ class DiffusersImage(Backend):
     def _begin(self, params: ImageParams) -> Generator[Event, None, Begun]:
         multiple = int(self.model.pipe.vae_scale_factor) * self.model.family.patch
         for one in begin(params, self.model.family, multiple):
-            if isinstance(one, Begun):
-                return one
-            yield one
+            if not isinstance(one, Begun):
+                yield one
+                continue
+            one.steering = yield from self.model.controls.steer(params.controls, one.size, one.kind)
+            return one
         raise AssertionError("begin ends with what to begin with")
+
+    def _upscaler(self, ref: str) -> Upscaler | None:
+        """The one that was used last stays for the next run."""
+        if not ref:
+            return None
+        if self.upscaler is None or self.upscaler[0] != ref:
+            self.upscaler = None
+            self.upscaler = ref, Upscaler(ref, self.model.places.device)
+        return self.upscaler[1]
 
     def _told(self, words: Generator[Word, None, Any], params: ImageParams) -> Iterator[Event]:
         """The events of a batch; looks are made previews here, beside the steps."""
@@ -144,7 +156,7 @@ class DiffusersImage(Backend):
         return Artifact(str(path), "preview")
 
     def unload(self) -> None:
-        self.parked = None
+        self.parked = self.upscaler = None
         del self.model
 
     def park(self) -> None:
@@ -205,15 +217,6 @@ def too_large(params: ImageParams, device: str) -> Failed:
         "Make it smaller, or load the model with NF4 or in 16 bits.",
         out_of_memory=True,
     )
-
-
-def room() -> int:
-    """Bytes of the GPU that this process may have: what is free, and no more than was granted."""
-    import torch
-
-    free, total = torch.cuda.mem_get_info()
-    granted = int(total * torch.cuda.get_per_process_memory_fraction())
-    return int(min(free + torch.cuda.memory_reserved(), granted))
 
 
 def save_preview(picture: Image, path: Path) -> None:

@@ -8,7 +8,6 @@ import inspect
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from backends.base import Refused
 from backends.events import Artifact, Event, Item, Notice, Progress
-from backends.image import encoding, latents, opening, recipe, schedulers
+from backends.image import encoding, latents, opening, placing, recipe, schedulers
 from backends.image.begun import Begun, Steering
+from backends.image.controls import Controls
 from backends.image.families import Family
 from backends.image.inversions import Inversions
 from backends.image.latents import MOST_SEED, Decoder, Preview
 from backends.image.loras import Loras
 from backends.image.params import ImageParams
 from backends.image.placing import Places
+from backends.image.upscaling import Upscaler
 from backends.threaded import Heard, Stopped
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-TILED_FROM = 1536 * 1536  # px: from here on the VAE works in tiles where that is automatic
-WIDER = {"none": "model", "model": "group"}  # what leaves the GPU next
+WIDER = {"none": "model", "words": "model", "model": "group"}  # what leaves the GPU next
 
 
 class TooLarge(Exception):
@@ -55,6 +55,7 @@ class Model:
         self.decoder = Decoder(self.pipe.vae, self.family)
         self.preview = Preview(self.decoder)
         self.loras = Loras(self.pipe, self.family, self.title)
+        self.controls = Controls(self.pipe, self.family, self.places.device, self.title)
         self.inversions = Inversions(self.pipe, self.family)
 
     def pipe_for(self, begun: str, steering: Steering | None) -> Any:
@@ -90,7 +91,7 @@ class Batch:
     begun: Begun
     heard: Heard[Word]
     cancelled: Callable[[], bool]
-    enlarge: Callable[[Image, tuple[int, int]], Image] | None = None
+    upscaler: Upscaler | None = None
     times: Times = field(default_factory=lambda: dict.fromkeys(("text", "denoise", "decode"), 0.0))
     steps: int = 0
     made: int = 0
@@ -106,14 +107,17 @@ class Batch:
 
     def draw(self) -> None:
         """Raises Stopped where nobody waits for it any more, TooLarge where memory is short."""
-        self._tile_large()
+        if self.model.tiling == "on":
+            self._tile()
         encoded = self._step("text", self._encode, ("offload",))
         for notice in encoded.notices:
             self.heard.say(Notice(notice))
         while self.made < self.params.images:
             drawn = self._step("denoise", partial(self._denoise, encoded), ("offload", "batch"))
             for row in drawn:
-                self._check_wanted()
+                if self.begun.larger:
+                    enlarge = partial(self._enlarged, encoded, row, self.begun.larger)
+                    row = self._step("denoise", enlarge, ("tile", "offload"))
                 picture = self._step("decode", partial(self._finish, row), ("tile", "offload"))
                 self._save(picture, self.made)
 
@@ -144,12 +148,43 @@ class Batch:
             drawn = self._run(pipe, call, self.size, asked)
         return list(drawn.split(1))
 
+    def _enlarged(self, encoded: encoding.Encoded, row: Any, size: tuple[int, int]) -> Any:
+        """One picture drawn once more, larger: its latents, or the picture where nothing is to
+        change."""
+        steps = self._steps_of(self.params.enlarge_strength)
+        again = steps >= 1 and self.family.can("image")
+        if steps >= 1 and not again and not self.made:
+            self.heard.say(Notice(f"{self.family.title} draws nothing over: it is only enlarged."))
+        plain = not self.upscaler and self.family.by_latents and hasattr(row, "dtype")
+        if again and plain:
+            begun: Any = latents.larger(self.model.pipe, row, size)
+        else:
+            begun = self._larger_picture(row, size)
+        if not again:
+            return begun
+        with self.model.places.network():
+            pipe = self._pipe("image")
+            call = self._call(pipe, encoded, [self.made], self.params.enlarge_strength)
+            call |= {"image": begun if plain else [begun], "width": size[0], "height": size[1]}
+            if self.begun.steering:
+                call["control_image"] = self.begun.steering.images(size)
+            return self._run(pipe, call, size, steps)
+
+    def _larger_picture(self, row: Any, size: tuple[int, int]) -> Image:
+        from PIL import Image
+
+        picture = self._decoded(row) if hasattr(row, "dtype") else row
+        if self.upscaler:
+            picture = self.upscaler.enlarged(picture)
+        return picture.resize(size, Image.Resampling.LANCZOS)
+
     def _finish(self, row: Any) -> Image:
         """The picture of one row of latents, what was not to change put back over it."""
         picture = row if not hasattr(row, "dtype") else self._decoded(row)
         return self.begun.kept(picture)
 
     def _decoded(self, row: Any) -> Image:
+        self._tile_if_short(row)
         try:
             picture, said = self.model.decoder.picture(row)
         except ArithmeticError as error:
@@ -187,7 +222,7 @@ class Batch:
             "strength": strength,
         }
         if self.begun.steering:
-            call |= self.begun.steering.call(len(part))
+            call |= self.begun.steering.call()
         return call
 
     def _beginning(self, pipe: Any, part: list[int]) -> dict[str, Any]:
@@ -195,13 +230,12 @@ class Batch:
         width, height = self.size
         count = len(part)
         given: dict[str, Any] = {"width": width, "height": height}
-        name = "control_image" if self.begun.steering else "image"
         if self.begun.kind != "text":
             given |= {"image": [self.begun.picture] * count}
             if self.begun.steering:
-                given[name] = self.begun.steering.images(count)
+                given["control_image"] = self.begun.steering.images()
         elif self.begun.steering:
-            given["image"] = self.begun.steering.images(count)
+            given["image"] = self.begun.steering.images()
         if self.begun.kind == "inpaint":
             given |= {"mask_image": [self.begun.mask] * count}
         if self.begun.kind == "text" and self.params.variation:
@@ -248,10 +282,10 @@ class Batch:
         if passes > 1:
             note = f"picture {self.made + 1} of {self.params.images}, {note}"
         done = self.before + step * asked / total
-        self.heard.say(Progress(done, passes * self._steps_of_pass(), note))
-
-    def _steps_of_pass(self) -> int:
-        return self._steps_of(self.begun.strength)
+        whole = passes * self._steps_of(self.begun.strength)
+        if self.begun.larger and self.family.can("image"):
+            whole += self.params.images * self._steps_of(self.params.enlarge_strength)
+        self.heard.say(Progress(done, whole, note))
 
     def _steps_of(self, strength: float) -> int:
         return int(self.params.steps * strength)
@@ -307,6 +341,9 @@ class Batch:
             said["variation_seed"] = (params.variation_seed + index) % MOST_SEED
         if params.clip_skip and family.weighted:
             said["clip_skip"] = params.clip_skip
+        if self.begun.larger:
+            said["enlarge"], said["enlarge_strength"] = params.enlarge, params.enlarge_strength
+            said["width"], said["height"] = self.size
         if params.adapters:
             said["adapters"] = [{"ref": a.ref, "weight": a.weight} for a in params.adapters]
         return said
@@ -353,14 +390,16 @@ class Batch:
         self.heard.say(Notice(f"Memory ran out. {what} Seed and steps stay the same."))
         return True
 
-    def _tile_large(self) -> None:
-        large = self.size[0] * self.size[1] > TILED_FROM and self.model.places.device != "cpu"
-        if self.model.tiling == "on" or (self.model.tiling == "auto" and large):
-            self._tile()
-
     def _tile(self) -> None:
-        with suppress(AttributeError, NotImplementedError):  # a VAE that cannot
-            self.model.pipe.vae.enable_tiling()
+        placing.tile(self.model.pipe.vae)
+
+    def _tile_if_short(self, row: Any) -> None:
+        """Before a picture is decoded, where tiles are automatic."""
+        if self.model.tiling != "auto" or self.model.places.device == "cpu" or self._tiled():
+            return
+        scale = int(self.model.pipe.vae_scale_factor)
+        if placing.wants_tiles(self.model.pipe.vae, row.shape[-1] * scale, row.shape[-2] * scale):
+            self._tile()
 
     def _tiled(self) -> bool:
         return bool(getattr(self.model.pipe.vae, "use_tiling", True))

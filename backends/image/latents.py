@@ -84,6 +84,16 @@ def unpacked(pipe: Any, family: Family, latents: Any, size: tuple[int, int]) -> 
     return pipe._unpack_latents(latents, size[1], size[0], pipe.vae_scale_factor)
 
 
+def larger(pipe: Any, rows: Any, size: tuple[int, int]) -> Any:
+    """The same at another size in px, drawn out between neighbours."""
+    import torch
+
+    scale = int(pipe.vae_scale_factor)
+    return torch.nn.functional.interpolate(
+        rows, (size[1] // scale, size[0] // scale), mode="bilinear"
+    )
+
+
 # The picture
 
 

@@ -31,6 +31,7 @@ class ImageOptions(Params):
     offload: str = setting(
         "auto", "What leaves the GPU", advanced=True,
         choices=(("auto", "Automatic: as much as is needed"), ("none", "Nothing"),
+                 ("words", "The text encoder, but while it reads"),
                  ("model", "Text encoder and network by turns"),
                  ("group", "The network's blocks, one after the other")),
         help="With less on the GPU at once larger models and pictures fit, and each takes longer.",

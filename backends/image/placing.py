@@ -1,7 +1,8 @@
 """Which part of a pipeline lies on the GPU, and when. On a CPU all of them stay where they are.
 
 none    everything on the GPU
-model   text encoders while they read, the network while it takes steps; the VAE always
+words   text encoders only while they read
+model   the same, and the network only while it takes steps; the VAE always
 group   the network's blocks come one after the other; the rest as in "model"
 """
 
@@ -12,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from backends.card.fit_media import PicturePlan, predict_pictures
+from backends.card.fit_media import TILE_SIDE, VAE_BYTES, PicturePlan, predict_way
 from backends.card.source import Source
 from backends.image.families import Family
 
-WAYS = ("none", "model", "group")
+WAYS = ("none", "words", "model", "group")
 IN_WORDS = {
     "none": "",
+    "words": "The text encoder is on the GPU only while it reads, so that pictures have its room.",
     "model": "The text encoder and the network take turns on the GPU, since both do not fit at "
     "once. Each picture takes a second or two longer.",
     "group": "The network's blocks come to the GPU one after the other, since it does not fit as "
@@ -26,21 +28,44 @@ IN_WORDS = {
 }
 
 
-def choose(source: Source, family: Family, quantisation: str, side: int, room: int) -> str:
-    """The first way whose predicted peak fits into `room` bytes of the GPU."""
-    bits = "nf4" if quantisation == "nf4" else "fp32" if quantisation == "fp32" else "fp16"
-    names = [name for name, _ in source.parts]
-    small = tuple(n for n in names if n not in (*family.encoders, family.backbone, "bert"))
-    turns = (family.backbone, *small)
-    for way, resident in (("none", ()), ("model", turns)):
-        plan = PicturePlan(side, side, quantisation=bits, resident=resident)
-        reading = PicturePlan(side, side, quantisation=bits, resident=(*family.encoders, *small))
-        need = predict_pictures(source, plan).total
-        if way == "model":
-            need = max(need, predict_pictures(source, reading).held)
-        if need <= room:
-            return way
-    return "group"
+def choose(source: Source, quantisation: str, side: int, room: int) -> str:
+    """The first way whose predicted peak fits into `room` bytes of the GPU. A VAE that lacks room
+    for a whole picture works in tiles, which is not worth moving anything for."""
+    if not source.parts:  # a single file, whose parts are not told
+        return "words"
+    plan = PicturePlan(side, side, quantisation=quantisation, tiles=True)
+    found = (way for way in WAYS if predict_way(source, plan, way).total <= room)
+    return next(found, "group")
+
+
+def room() -> int:
+    """Bytes of the GPU that this process may have: what is free, and no more than was granted."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    granted = int(total * torch.cuda.get_per_process_memory_fraction())
+    return int(min(free + torch.cuda.memory_reserved(), granted))
+
+
+def wants_tiles(vae: Any, width: int, height: int) -> bool:
+    """Whether there is no room to decode a picture of that size as a whole."""
+    import torch
+
+    number = 4 if vae.config.get("force_upcast") else vae.dtype.itemsize
+    blocks = vae.config.get("block_out_channels") or [128]
+    need = width * height * VAE_BYTES * number * blocks[0] // 128
+    return bool(need > room() - torch.cuda.memory_allocated())
+
+
+def tile(vae: Any) -> None:
+    """Let it work piece by piece, where it can."""
+    if not hasattr(vae, "enable_tiling"):
+        return
+    vae.enable_tiling()
+    side = getattr(vae, "tile_sample_min_size", 0)
+    if side > TILE_SIDE:  # SDXL's is as large as its pictures
+        vae.tile_latent_min_size = vae.tile_latent_min_size * TILE_SIDE // side
+        vae.tile_sample_min_size = TILE_SIDE
 
 
 @dataclass
@@ -61,12 +86,11 @@ class Places:
         """Everything to where it waits. Called once after the load, and when the way changes."""
         if self.device == "cpu":
             return
-        away = (*self.family.encoders, self.family.backbone) if self.way != "none" else ()
         for name, part in self.modules():
             if name == self.family.backbone and self.way == "group":
                 self._in_groups(part)
             else:
-                part.to("cpu" if name in away else self.device)
+                part.to("cpu" if name in self._away() else self.device)
         self._empty()
 
     def modules(self) -> Iterator[tuple[str, Any]]:
@@ -76,6 +100,11 @@ class Places:
             if isinstance(part, torch.nn.Module):
                 yield name, part
 
+    def _away(self) -> tuple[str, ...]:
+        """What waits in RAM."""
+        moved = {"none": (), "words": self.family.encoders}
+        return moved.get(self.way, (*self.family.encoders, self.family.backbone))
+
     @contextlib.contextmanager
     def encoders(self) -> Iterator[None]:
         with self._here(self.family.encoders):
@@ -83,13 +112,13 @@ class Places:
 
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:
-        with self._here((self.family.backbone,) if self.way == "model" else ()):
+        with self._here(() if self.way == "group" else (self.family.backbone,)):
             yield
 
     @contextlib.contextmanager
     def _here(self, names: tuple[str, ...]) -> Iterator[None]:
-        moved = self.device != "cpu" and self.way != "none"
-        parts = [part for name, part in self.modules() if moved and name in names]
+        away = self._away() if self.device != "cpu" else ()
+        parts = [part for name, part in self.modules() if name in names and name in away]
         for part in parts:
             part.to(self.device)
         try:

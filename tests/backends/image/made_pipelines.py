@@ -368,3 +368,31 @@ def _vae_name(key: str) -> str:
     ):  # fmt: skip
         name = re.sub(ours, theirs, name)
     return name
+
+
+def controlnet(folder: Path, reads: int = 32) -> Path:
+    import torch
+    from diffusers import ControlNetModel
+
+    torch.manual_seed(8)
+    net = ControlNetModel(
+        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), cross_attention_dim=reads,
+        attention_head_dim=4, conditioning_embedding_out_channels=(16, 32, 32),
+    ).eval()  # fmt: skip
+    for name, weights in net.named_parameters():  # else it begins with no influence at all
+        if "controlnet_" in name:
+            torch.nn.init.normal_(weights, std=0.3)
+    net.save_pretrained(folder)
+    return folder
+
+
+def esrgan(file: Path, scale: int = 2) -> Path:
+    import torch
+    from safetensors.torch import save_file
+    from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
+
+    torch.manual_seed(9)
+    net = RRDBNet(in_nc=3, out_nc=3, num_filters=8, num_blocks=1, scale=scale)
+    save_file({key: value.contiguous() for key, value in net.state_dict().items()}, file)
+    return file
