@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings(*KNOWN))
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # not longer: other tests share this process
 def _one_thread() -> Iterator[None]:
     """So small a network is slower with more, above all beside other processes."""
     import torch
@@ -41,14 +41,19 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _own_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="session")
+def _own_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("Bilder") / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _home_of_models(_own_models: Path) -> Iterator[None]:
     """A home whose models are those of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("Bilder")
-        (home / "models").mkdir()
-        patch.setenv("WERKBANK_HOME", str(home))
-        yield home / "models"
+        patch.setenv("WERKBANK_HOME", str(_own_models.parent))
+        yield
 
 
 @pytest.fixture(scope="session")
