@@ -36,7 +36,10 @@ from backends.runtime.process import CHECKOUT
 from benchmarks import emoji_judge, emoji_travel
 
 SPEC = CHECKOUT / "assets" / "starter" / "emoji-diffusion" / "spec.json"
-DATASET = CHECKOUT / "shared" / "data" / "fluent_emoji_3d.zip"
+PLACES = (SPEC.with_name("fluent_emoji_3d.zip"), CHECKOUT / ".carry" / "fluent_emoji_3d.zip",
+          CHECKOUT / "shared" / "data" / "fluent_emoji_3d.zip",
+          CHECKOUT.parent / "shared" / "data" / "fluent_emoji_3d.zip")  # fmt: skip
+DATASET = next((place for place in PLACES if place.exists()), PLACES[0])
 TOLD_EVERY = 20.0  # seconds between two lines of the curve
 TINY = {"size": "tiny", "side": 32, "vae_steps": 30, "steps": 30, "batch": 8, "vae_batch": 8,
         "save_steps": 20, "samples": 4, "sample_steps": 4}  # fmt: skip

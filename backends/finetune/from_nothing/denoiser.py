@@ -74,7 +74,9 @@ class DenoiserStage(Descent):
         even = torch.rand(count, generator=dice, device=device)
         blank = torch.rand(count, generator=dice, device=device) < params.caption_dropout
         times = (SHIFT * even / (1.0 + (SHIFT - 1.0) * even) * TIMES).long().clamp_max(TIMES - 1)
-        times[: round(params.from_noise * count)] = TIMES - 1
+        # Spread over the batch, so that every part of it has its share.
+        marks = (torch.arange(count + 1, device=device) * params.from_noise).long()
+        times = torch.where(marks[1:] > marks[:-1], TIMES - 1, times)
         tokens = torch.where(blank[:, None], self.silence, self.tokens[rows])
         return {"latents": latents, "noise": noise, "times": times, "tokens": tokens}
 
