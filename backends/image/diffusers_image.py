@@ -160,6 +160,8 @@ class DiffusersImage(Backend):
         del self.model
 
     def park(self) -> None:
+        self.model.controls.kept.clear()
+        self.upscaler = None
         if self.parked is None:
             parts = [part for _, part in self.model.places.modules()]
             device = "cpu" if self.model.places.device == "cpu" else "cuda"

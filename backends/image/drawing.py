@@ -344,6 +344,13 @@ class Batch:
         if self.begun.larger:
             said["enlarge"], said["enlarge_strength"] = params.enlarge, params.enlarge_strength
             said["width"], said["height"] = self.size
+        if self.upscaler:
+            said["upscaler"] = params.upscaler
+        if params.embeddings:
+            said["embeddings"] = list(params.embeddings)
+        if params.controls:
+            kept = ("ref", "kind", "weight", "start", "end")  # not where its picture lay
+            said["controls"] = [{key: getattr(c, key) for key in kept} for c in params.controls]
         if params.adapters:
             said["adapters"] = [{"ref": a.ref, "weight": a.weight} for a in params.adapters]
         return said

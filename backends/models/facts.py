@@ -46,7 +46,9 @@ def read_facts(path: Path) -> Facts:
     if path.suffix == ".gguf":
         return _of_gguf(path)
     header = read_safetensors(path)
-    return Facts("safetensors", "", header.parameters, header.bytes, 0, False, "")
+    pictures = any(name.startswith("model.diffusion_model.") for name in header.tensors)
+    task = "image" if pictures else ""
+    return Facts("safetensors", "", header.parameters, header.bytes, 0, False, task)
 
 
 def guess_task(path: Path) -> str:

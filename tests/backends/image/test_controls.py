@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy
 import pytest
 import torch
@@ -56,6 +58,18 @@ def test_edges_are_computed_here(square, made, loaded, draw, tmp_path) -> None:
     computed = draw(sd, controls=[steer(square, kind="canny")])
     prepared = draw(sd, controls=[steer(tmp_path / "Kanten.png")])
     assert numpy.array_equal(computed.pixels[0], prepared.pixels[0])
+
+
+def test_the_recipe_names_it_and_parking_lets_it_go(square, made, loaded, draw) -> None:
+    made("controlnet")
+    sd = loaded("stable_diffusion")
+    drawn = draw(sd, controls=[steer(square, weight=0.8)])
+    said = json.loads(Image.open(drawn.files[0]).text["werkbank"])["controls"]
+    assert said[0]["ref"] == "folder:controlnet" and said[0]["weight"] == 0.8
+    assert "image" not in said[0] and len(sd.model.controls.kept) == 1
+    sd.park()
+    assert sd.model.controls.kept == {}
+    sd.unpark()
 
 
 def test_two_and_a_mask_and_a_second_pass_work_together(

@@ -33,6 +33,18 @@ def test_a_single_file_is_known_by_its_header(tmp_path) -> None:
         recognise(tmp_path / "other.safetensors")
 
 
+def test_single_checkpoints_are_listed_as_image_models_and_loras_are_not(_own_models) -> None:
+    from backends.models import library
+    from tests.backends.image import made_pipelines
+
+    key = "model.diffusion_model.input_blocks.0.0.weight"
+    save_file({key: torch.zeros(1)}, _own_models / "einzeln.safetensors")
+    made_pipelines.lora(_own_models / "strich.safetensors")
+    listed = {model.id: model.backend for model in library.list_models("image")}
+    assert listed["folder:einzeln.safetensors"] == "diffusers"
+    assert "folder:strich.safetensors" not in listed
+
+
 @pytest.mark.parametrize(
     ("part", "named"),
     [("unet", ["my_code", "UNet2DConditionModel"]), ("unet", ["diffusers", "Runner"]),
