@@ -17,7 +17,6 @@ from typing import Any
 from backends.base import Backend, Card, ModelRef, Refused
 from backends.events import Artifact, Done, Event, Failed, Notice, Progress
 from backends.finetune import sealing
-from backends.finetune.data.rows import Stopped
 from backends.finetune.diffusion_params import DiffusionOptions, DiffusionParams
 from backends.finetune.from_nothing import model_card
 from backends.finetune.from_nothing.kinds import KINDS, Kind
@@ -70,6 +69,8 @@ class Diffusion(Backend):
 
     def run(self, params: DiffusionParams) -> Iterator[Event]:
         """Train, resumed from the newest checkpoint. Raises Refused."""
+        from backends.finetune.data.rows import Stopped
+
         if not params.folder or not params.dataset:
             raise Refused("This training has no folder or no dataset.", "Start it as a job.")
         kind, job = KINDS[params.kind], Path(params.folder)
