@@ -23,6 +23,7 @@ from backends.finetune.from_nothing.kinds import KINDS, Kind
 from backends.finetune.from_nothing.sizes import SIZES
 from backends.finetune.from_nothing.stages import Bench
 from backends.finetune.from_nothing.training import Training
+from backends.finetune.pictures import files, reading
 from backends.finetune.shortage import OutOfMemory
 from backends.runtime import checkpoints
 
@@ -68,8 +69,7 @@ class Diffusion(Backend):
 
     def run(self, params: DiffusionParams) -> Iterator[Event]:
         """Train, resumed from the newest checkpoint. Raises Refused."""
-        from backends.finetune.data.rows import Stopped  # here: what reads rows brings NumPy
-        from backends.finetune.pictures import files, reading
+        from backends.finetune.data.rows import Stopped
 
         if not params.folder or not params.dataset:
             raise Refused("This training has no folder or no dataset.", "Start it as a job.")

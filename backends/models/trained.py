@@ -141,6 +141,8 @@ def _all(jobs: Path) -> Iterator[Trained]:
         for step in reversed(steps_of(job)) if number < WITH_SNAPSHOTS else ():
             folder = job / "checkpoints" / checkpoints.name_of(step)
             whole = (folder / "config.json").is_file()
+            if not whole and not (folder / "adapter_config.json").is_file():
+                continue  # what only a resume reads, as a training from nothing writes it
             yield Trained(ModelRef("job", id, str(step)), folder, name, base, whole)
 
 

@@ -1,6 +1,8 @@
 """The files of a folder or a ZIP that holds pictures: their names, and their bytes when asked.
 
-Nothing is unpacked onto the disk: a name in an archive is only compared and shown.
+Nothing is unpacked onto the disk: a name in an archive is only compared and shown. The dataset
+doctor's source.py knows what is hostile; it is imported where it is needed, since with it comes
+numpy, which the page does without.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from backends.base import Refused
-from backends.finetune.data.source import IGNORED, bomb, file_sha256, refuse_hostile
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 WORDS = (".txt", ".jsonl")  # captions
@@ -85,6 +86,8 @@ def opened(path: Path) -> Iterator[Opened]:
 def sha256(path: Path) -> str:
     """Of a ZIP its own; of a folder that of a line for each picture and caption file, sorted by
     name: its sha256, two spaces, its name, as `sha256sum` writes it. Raises OSError, Refused."""
+    from backends.finetune.data.source import file_sha256
+
     if not path.is_dir():
         return file_sha256(path, lambda: False)
     whole = hashlib.sha256()
@@ -111,6 +114,8 @@ def _of_folder(folder: Path) -> tuple[Entry, ...]:
 
 
 def _of_archive(path: Path, archive: zipfile.ZipFile) -> tuple[Entry, ...]:
+    from backends.finetune.data.source import IGNORED, bomb, refuse_hostile
+
     found, packed = [], 0
     for info in archive.infolist():
         refuse_hostile(path.name, info)

@@ -12,7 +12,6 @@ from typing import Any
 
 from backends.base import Refused
 from backends.events import Event, Progress
-from backends.finetune.data.rows import Stopped
 from backends.finetune.pictures import captions
 from backends.finetune.pictures.files import Opened, opened
 
@@ -61,6 +60,8 @@ def read(
     where nothing is left, Stopped.
     """
     import torch
+
+    from backends.finetune.data.rows import Stopped
 
     kept, said, names = [], [], []
     left_out: list[tuple[str, str]] = []
