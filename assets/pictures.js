@@ -4,7 +4,7 @@
 // of itself only becomes text.
 const $ = (name) => element.querySelector('.' + name);
 const make = (tag, className, text = '', more = {}) => Object.assign(document.createElement(tag), { className, textContent: text, ...more });
-const PAGE = 60, BUSY = 500, IDLE = 2000;
+const PAGE = 60, MOST = 500, BUSY = 500, IDLE = 2000;
 const STATES = { waiting: 'waiting', running: 'drawing', done: 'done', failed: 'failed', cancelled: 'cancelled', interrupted: 'interrupted' };
 let queue = { entries: [], paused: false, newest: '' }, shown = [], next = '', total = 0, seen = null, timer = 0, asking = false, open = '', undo = '', drawnQueue = '', typed = 0, turn = 0;
 
@@ -39,14 +39,20 @@ const words = (entry) => {
   return [STATES[entry.state] ?? entry.state, many, entry.status || where].filter(Boolean).join(' · ');
 };
 const drawQueue = () => {
-  const text = JSON.stringify([queue.entries, queue.paused, queue.why]);
+  const running = queue.entries.find((e) => e.state === 'running'), waiting = queue.entries.filter((e) => (e.state !== 'done' || e.note) && e !== running);
+  drawNow(running);
+  // Only where something has changed: a button that is pressed or focused stays the same one.
+  const text = JSON.stringify([waiting, queue.paused, queue.why]);
   if (text === drawnQueue) return;
   drawnQueue = text;
-  const running = queue.entries.find((e) => e.state === 'running'), waiting = queue.entries.filter((e) => e.state !== 'done' && e !== running);
+  drawWaiting(waiting);
+};
+const drawNow = (running) => {
   $('now').hidden = !running;
   if (running) {
     $('now').querySelector('.what').textContent = titled(running);
     $('now').querySelector('.how').textContent = words(running);
+    $('now').querySelector('.why').textContent = running.note;
     const share = running.total ? Math.min(100, 100 * running.step / running.total) : 0;
     const bar = $('now').querySelector('.bar');
     bar.classList.toggle('unknown', !running.total);
@@ -57,6 +63,8 @@ const drawQueue = () => {
     preview.hidden = !running.preview;
     if (running.preview && preview.dataset.of !== running.preview) { preview.dataset.of = running.preview; preview.src = running.preview; }
   }
+};
+const drawWaiting = (waiting) => {
   $('waiting').hidden = !waiting.length && !queue.paused;
   $('waiting').querySelector('.title').textContent = queue.why || (queue.paused ? 'The queue is paused' : 'Waiting and ended');
   const hold = $('waiting').querySelector('.hold');
@@ -84,9 +92,11 @@ const drawQueue = () => {
 
 // The gallery
 
+const keyOf = (p) => `${p.id} ${p.favourite}`;
 const tile = (p) => {
   const it = make('button', 'tile', '', { type: 'button' });
   it.dataset.open = p.id;
+  it.dataset.key = keyOf(p);
   it.setAttribute('aria-label', p.prompt || 'Picture without a prompt');
   const image = make('img', '', '', { loading: 'lazy', decoding: 'async', alt: '', src: at(p.thumb).href });
   it.append(image);
@@ -94,16 +104,19 @@ const tile = (p) => {
   return it;
 };
 const drawGallery = () => {
-  $('grid').replaceChildren(...shown.map(tile));
+  const there = new Map([...$('grid').children].map((it) => [it.dataset.key, it]));
+  $('grid').replaceChildren(...shown.map((p) => there.get(keyOf(p)) ?? tile(p)));
   $('more').hidden = !next;
   $('count').textContent = total ? `${total.toLocaleString('en')} picture${total === 1 ? '' : 's'}` : '';
   const searching = $('words').value.trim() || $('of').value || $('liked').checked;
   $('empty').hidden = shown.length > 0;
   $('empty').textContent = searching ? 'No picture fits this search.' : 'Nothing drawn yet. Write what is to be seen, and press Draw.';
 };
-const query = (before) => new URLSearchParams({ words: $('words').value, model: $('of').value, favourites: $('liked').checked, before, limit: PAGE });
-const load = async (further = false) => {
-  const mine = ++turn, said = await ask('api/pictures?' + query(further ? next : ''));
+const query = (before, limit) => new URLSearchParams({ words: $('words').value, model: $('of').value, favourites: $('liked').checked, before, limit });
+// `keep`: as many as are shown already, since somebody may have gone far down.
+const load = async (further = false, keep = false) => {
+  const limit = keep ? Math.min(MOST, Math.max(PAGE, shown.length)) : PAGE;
+  const mine = ++turn, said = await ask('api/pictures?' + query(further ? next : '', limit));
   if (mine !== turn) return;  // something else was searched for meanwhile
   shown = further ? [...shown, ...said.pictures.filter((p) => !shown.some((s) => s.id === p.id))] : said.pictures;
   [next, total] = [said.next, said.total];
@@ -140,13 +153,14 @@ const show = async (id) => {
     box.querySelector('dl').replaceChildren(...rows.filter(([, v]) => v !== undefined && v !== '' && v !== null).flatMap(([name, value]) => [make('dt', '', name), make('dd', '', String(value))]));
   } catch (error) { say(error.told || 'Werkbank does not answer.', 'bad'); }
 };
-const step = (by) => { const n = shown.findIndex((p) => p.id === open) + by; if (shown[n]) show(shown[n].id); };
+const step = (by) => { const n = shown.findIndex((p) => p.id === open); if (n >= 0 && shown[n + by]) show(shown[n + by].id); };
 
 // What the buttons do
 
 const acts = {
   favourite: async (id) => {
     const p = shown.find((one) => one.id === id);
+    if (!p) return;
     await post(`api/pictures/${id}/favourite?on=${!p.favourite}`);
     p.favourite = !p.favourite;
     drawGallery();
@@ -200,12 +214,12 @@ const poll = async () => {
       queue = await ask('api/queue');
       $('offline').hidden = true;
       if (queue.newest !== seen) {
-        const first = seen === null;
-        seen = queue.newest;
-        await load();
+        const newest = queue.newest;
+        await load(false, true);
         await loadModels();
-        if (!first) element.dispatchEvent(new CustomEvent('werkbank-picture', { bubbles: true }));
+        seen = newest;
       }
+      if (queue.notice) say(queue.notice, 'bad');
       drawQueue();
     }
   } catch (error) { $('offline').hidden = !!error.told; } finally { asking = false; }

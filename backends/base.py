@@ -26,6 +26,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from backends.card.offload import Size, Weights, as_in_the_file
@@ -96,6 +97,10 @@ def never(options: Any) -> bool:
     return False
 
 
+def opens_all(path: Path) -> None:
+    """For a backend that opens whatever has its format."""
+
+
 def nothing_less(options: Any, on_gpu: bool) -> dict[str, tuple[Any, str]]:
     """For a backend that chooses nothing by itself."""
     return {}
@@ -110,6 +115,8 @@ class Card:
     params        what one run takes, a Params dataclass
     load_options  what one load takes, a Params dataclass
     formats       the model formats it opens: safetensors, gguf; empty: it needs no model
+    check         raises Refused for a file or folder of such a format that it cannot open, from
+                  headers alone: it is listed with that sentence
     preload       modules that a warm spare imports beforehand; none of them may touch the GPU.
                   Empty: it is quick without one, and takes none
     memory_factor resident bytes for each byte of the weights, until a real load was measured
@@ -133,6 +140,7 @@ class Card:
     params: type[Params]
     load_options: type[Params] = NoOptions
     formats: tuple[str, ...] = ()
+    check: Callable[[Path], object] = opens_all
     label: str = ""
     preload: tuple[str, ...] = ()
     memory_factor: float = 1.2

@@ -99,8 +99,9 @@ class Images:
             **QUIET,
         )  # fmt: skip
         filled = [parts.said, parts.prompt, parts.negative, *self.picker.shown(), *form.components]
-        parts.pictures.act(self.act, inputs, [*filled, *self.begin.shown()], queue=False, **QUIET)
-        parts.taken.upload(self.take, [parts.taken, *inputs], filled, **QUIET)
+        chosen = self.picker.inputs
+        parts.pictures.act(self.act, chosen, [*filled, *self.begin.shown()], queue=False, **QUIET)
+        parts.taken.upload(self.take, [parts.taken, *chosen], filled, **QUIET)
         self.picker.model.input(
             self.settings_of_model, self.picker.model, list(form.components), queue=False, **QUIET
         )
@@ -109,7 +110,10 @@ class Images:
         """Put what is asked for into the queue."""
         try:
             wish = await self._wish(prompt, negative, values)
-            await asking.ask(self.bench, wish, int(many or 1))
+            try:
+                await asking.ask(self.bench, wish, int(many or 1))
+            finally:  # the queue has a copy of its own
+                begin_panel.forget(wish.params)
         except (Refused, ValueError) as error:
             return problem(str(error), getattr(error, "detail", ""))
         return ""
@@ -166,13 +170,11 @@ class Images:
     def _filled(self, recipe: dict[str, Any], values: tuple[Any, ...]) -> list[Any]:
         """The form as a picture was drawn, and what cannot be the same here."""
         settings, differs = asking.from_recipe(self.bench, recipe)
-        count = len(self.picker.inputs)
-        shown = values[3 + len(self.begin.inputs) :][:count]
-        model = asking.model_of(self.bench, recipe) or shown[0]
+        model = asking.model_of(self.bench, recipe) or values[0]
         told = line(" ".join(differs), "note") if differs else ""
         return [
             told, settings.pop("prompt", ""), settings.pop("negative", ""),
-            *self.picker.again(model, None, *shown), *self.form.fill(settings),
+            *self.picker.again(model, None, *values), *self.form.fill(settings),
         ]  # fmt: skip
 
     def settings_of_model(self, name: str) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import gradio as gr
 from fastapi import FastAPI
+from PIL import Image
 
 from webui.bench import Bench
 from webui.demo.panel import build_banner
@@ -22,6 +23,7 @@ PROGRESS_POLL = 0.1  # seconds
 OPEN_EVENTS = 256  # handlers only watch, the gate says who runs; forty slots would hide waiters
 SESSIONS = 200  # kept in memory, at about 135 kB each
 UPLOAD = "2gb"
+MOST_PIXELS = 40_000_000  # of a picture, 160 MB as RGBA
 BRAND = '<div id="brand"><span aria-hidden="true">⚒</span> Werkbank</div>'
 
 
@@ -40,6 +42,8 @@ def settle_environment(temp: Path) -> None:
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # else a pandas summary after every event
     os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1000"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # Gradio decodes the picture of an editor in this process: twice this many pixels are refused.
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 
 
 def build_page(bench: Bench, tabs: Sequence[Tab]) -> gr.Blocks:

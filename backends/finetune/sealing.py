@@ -38,14 +38,15 @@ DIVERGED = {
 }
 
 
-def make_room(job: Path, first_bytes: int) -> None:
+def make_room(job: Path, first_bytes: int, least: int = 0) -> None:
     """Raises DiskShort where the next checkpoint might not fit beside the ones kept.
 
-    first_bytes: what the first one is thought to take; later ones are as large as the last.
+    first_bytes: what the first one is thought to take; later ones are as large as the last, or
+    `least` where that is more.
     """
     folder = job / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    needed = checkpoints.free_bytes_needed(_last_bytes(folder) or first_bytes)
+    needed = checkpoints.free_bytes_needed(max(_last_bytes(folder) or first_bytes, least))
     if shutil.disk_usage(folder).free >= needed:
         return
     checkpoints.rotate(folder, 1, snapshots.pinned(job))

@@ -42,6 +42,7 @@ class DiffusersImage(Backend):
         params=ImageParams,
         load_options=ImageOptions,
         formats=("safetensors",),
+        check=recognising.recognise,
         label="diffusers",
         preload=(
             "torch",

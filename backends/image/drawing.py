@@ -141,9 +141,8 @@ class Batch:
             return [self.begun.picture] * len(part)
         with self.model.places.network():
             pipe = self._pipe(self.begun.kind)
-            call = self._call(pipe, encoded, part, self.begun.strength) | self._beginning(
-                pipe, part
-            )
+            call = self._call(pipe, encoded, part, self.begun.strength)
+            call |= self._beginning(pipe, part, call["generator"])
             asked = self._steps_of(self.begun.strength)
             drawn = self._run(pipe, call, self.size, asked)
         return list(drawn.split(1))
@@ -225,8 +224,8 @@ class Batch:
             call |= self.begun.steering.call()
         return call
 
-    def _beginning(self, pipe: Any, part: list[int]) -> dict[str, Any]:
-        """What the picture is begun with."""
+    def _beginning(self, pipe: Any, part: list[int], dice: list[Any]) -> dict[str, Any]:
+        """What the picture is begun with. `dice`: the generators of the call, for each picture."""
         width, height = self.size
         count = len(part)
         given: dict[str, Any] = {"width": width, "height": height}
@@ -239,12 +238,13 @@ class Batch:
         if self.begun.kind == "inpaint":
             given |= {"mask_image": [self.begun.mask] * count}
         if self.begun.kind == "text" and self.params.variation:
-            given["latents"] = self._varied(pipe, part)
+            given["latents"] = self._varied(pipe, part, dice)
         return given
 
-    def _varied(self, pipe: Any, part: list[int]) -> Any:
-        first = latents.noise(pipe, self.family, self.size, [self.seed_of(i) for i in part])
-        other = [(self.params.variation_seed + i) % MOST_SEED for i in part]
+    def _varied(self, pipe: Any, part: list[int], dice: list[Any]) -> Any:
+        # With the call's own generators: schedulers that draw in their steps go on behind it.
+        first = latents.noise(pipe, self.family, self.size, dice)
+        other = latents.generators([(self.params.variation_seed + i) % MOST_SEED for i in part])
         second = latents.noise(pipe, self.family, self.size, other)
         mixed = latents.mixed(first, second, self.params.variation)
         return latents.packed(pipe, self.family, mixed)
@@ -294,7 +294,8 @@ class Batch:
 
     def seed_of(self, index: int) -> int:
         """Pictures of one batch differ by their seed; variations of one picture by the other."""
-        return self.seed if self.params.variation else (self.seed + index) % MOST_SEED
+        varied = self.params.variation and self.begun.kind == "text"
+        return self.seed if varied else (self.seed + index) % MOST_SEED
 
     def _save(self, picture: Image, index: int) -> None:
         name = f"{self.params.name}-{index + 1}.png"

@@ -37,8 +37,8 @@ def generators(seeds: list[int]) -> list[Any]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
-def noise(pipe: Any, family: Family, size: tuple[int, int], seeds: list[int]) -> Any:
-    """What the pipeline itself would draw for these seeds, before its first step."""
+def noise(pipe: Any, family: Family, size: tuple[int, int], dice: list[Any]) -> Any:
+    """What the pipeline itself would draw with these generators, before its first step."""
     import torch
     from diffusers.utils.torch_utils import randn_tensor
 
@@ -48,7 +48,7 @@ def noise(pipe: Any, family: Family, size: tuple[int, int], seeds: list[int]) ->
     device = pipe._execution_device
     drawn = [
         randn_tensor((1, channels, height, width), generator, device, backbone.dtype)
-        for generator in generators(seeds)
+        for generator in dice
     ]
     return torch.cat(drawn)
 
@@ -108,17 +108,28 @@ class Decoder:
         import torch
         from diffusers.image_processor import VaeImageProcessor
 
-        with torch.no_grad():
-            if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):
-                self.vae.to(torch.float32)  # as its makers say; it stays so
-            decoded, said = self._decode(latents), ""
-            if _is_nothing(decoded) and self.vae.dtype != torch.float32:
-                self.vae.to(torch.float32)
-                decoded, said = self._decode(latents), FP32
+        own = self.vae.dtype
+        try:
+            with torch.no_grad():
+                if own == torch.float16 and self._needs_32_bits():
+                    self.vae.to(torch.float32)
+                decoded, said = self._decode(latents), ""
+                if _is_nothing(decoded) and self.vae.dtype != torch.float32:
+                    self.vae.to(torch.float32)
+                    decoded, said = self._decode(latents), FP32
+        finally:
+            self.vae.to(own)  # the pipelines encode with it, in the type of the network
         if not bool(torch.isfinite(decoded).all()):
             raise ArithmeticError("the picture is not a number")
         pictures = VaeImageProcessor().postprocess(decoded, output_type="pil")
         return pictures[0].convert("RGB"), said
+
+    def _needs_32_bits(self) -> bool:
+        """Whether its makers say so; the class's own default says it of every VAE."""
+        config = self.vae.config
+        return "force_upcast" not in (config.get("_use_default_values") or ()) and bool(
+            config.get("force_upcast")
+        )
 
     def _decode(self, latents: Any) -> Any:
         return self.vae.decode(self.unscaled(latents.to(self.vae.dtype)), return_dict=False)[0]

@@ -339,8 +339,30 @@ def list_models(task: str) -> list[Listed]:
         if ref not in known:
             model = _judged(ref, path)
             if model.task == task and (model.format in openers or model.problem):
-                listed.append(replace(model, backend=openers.get(model.format, "")))
+                listed.append(_for_backend(model, openers.get(model.format, "")))
     return listed
+
+
+def _for_backend(model: Listed, backend: str) -> Listed:
+    """With the backend that opens it, and what that finds wrong with it."""
+    if model.problem:
+        return replace(model, backend=backend)
+    path = locate(model.ref)
+    return replace(model, backend=backend, problem=_checked(backend, path, stamp(path)))
+
+
+@lru_cache(maxsize=500)
+def _checked(backend: str, path: Path, stamp: Stamp) -> str:
+    """What the backend finds wrong with a file or folder; read again only when it has changed."""
+    from backends import BACKENDS
+
+    try:
+        BACKENDS[backend].card.check(path)
+    except Refused as refused:
+        return _shown(str(refused))
+    except OSError as error:
+        return f"{_shown(path.name)} cannot be read ({error.strerror}). Check who may read it."
+    return ""
 
 
 def list_everything() -> list[Listed]:

@@ -41,14 +41,22 @@ async def ask(bench: Bench, wish: Wish, many: int, page: str = "") -> Entry:
 
 async def vary(bench: Bench, recipe: Mapping[str, Any], page: str = "") -> Entry:
     """Some pictures that are nearly the one with this recipe. Raises Refused."""
-    settings, _ = from_recipe(bench, recipe)
+    settings, differs = from_recipe(bench, recipe)
     model = model_of(bench, recipe)
     if not model:
         raise Refused(
             "The model that drew this picture is not on this machine.",
             "Choose another one with Use its settings, then draw.",
         )
-    base = {**settings, "variation": 0.0, "preview_every": PREVIEW_EVERY}
+    if recipe.get("kind") not in (None, "", "text") or recipe.get("controls"):
+        raise Refused(
+            "This picture was begun from another one, which is not in it.",
+            "Begin with it instead, with a small change.",
+        )
+    if left_out := [one for one in differs if "adapter" in one or "scheduler" in one]:
+        raise Refused(" ".join(left_out), "Use its settings, change what is missing, then draw.")
+    own = {"variation": 0.0, "variation_seed": -1, "preview_every": PREVIEW_EVERY}
+    base = {**settings, **own}
     return await bench.pictures.add(
         str(bench.find(model).ref), base, changes=variations(base, VARIATIONS), page=page
     )

@@ -20,6 +20,7 @@ SIDES = {  # left, above, right, below
 CHOICES = [("no", ""), ("on all sides", "all"), ("left", "left"), ("above", "above"),
            ("right", "right"), ("below", "below")]  # fmt: skip
 STEP = 8  # pixels
+CHANGE = 0.6  # how far a picture is drawn anew, where nothing is said
 BROKEN = Refused("What was painted cannot be read.", "Paint it again, or drop the picture anew.")
 
 
@@ -58,10 +59,11 @@ class BeginPanel:
         layers = [Path(layer) for layer in editor.get("layers") or ()]
         mask = await asyncio.to_thread(mask_of, layers, folder) if layers else ""
         found: dict[str, Any] = {
-            "image": str(editor["background"]), "mask": mask, "strength": float(strength),
+            "image": str(editor["background"]), "mask": mask,
+            "strength": CHANGE if strength is None else float(strength),
         }  # fmt: skip
         if any(sides := SIDES.get(extend or "", SIDES[""])):
-            pixels = int(by) // STEP * STEP
+            pixels = max(STEP, int(by or STEP) // STEP * STEP)
             found |= {"extend": [side * pixels for side in sides], "strength": 1.0}
         return found
 
@@ -69,14 +71,14 @@ class BeginPanel:
 def build() -> BeginPanel:
     with gr.Accordion("Begin with a picture", open=False, elem_id="image-begin") as fold:
         editor = gr.ImageEditor(
-            type="filepath", image_mode="RGBA", sources=("upload", "clipboard"), show_label=False,
-            label="Picture to begin with", elem_id="image-editor", height=340, buttons=[],
-            brush=gr.Brush(default_size=24, colors=["#ffffff"], color_mode="fixed"),
+            type="filepath", format="png", image_mode="RGBA", sources=("upload", "clipboard"),
+            show_label=False, label="Picture to begin with", elem_id="image-editor", height=340,
+            brush=gr.Brush(default_size=24, colors=["#ffffff"], color_mode="fixed"), buttons=[],
             layers=False, transforms=("crop",),
         )  # fmt: skip
         with gr.Row(elem_classes="begin"):
             strength = gr.Slider(
-                0.0, 1.0, 0.6, step=0.01, label="Change", elem_id="image-strength",
+                0.0, 1.0, CHANGE, step=0.01, label="Change", elem_id="image-strength",
                 info="How far it is drawn anew. What is painted over is drawn anew alone.",
             )  # fmt: skip
             extend = gr.Dropdown(
@@ -112,3 +114,9 @@ def mask_of(layers: list[Path], folder: Path) -> str:
     except (OSError, ValueError, SyntaxError) as error:
         raise BROKEN from error
     return str(made)
+
+
+def forget(params: dict[str, Any]) -> None:
+    """Remove the mask that `BeginPanel.read` made."""
+    if mask := params.get("mask"):
+        Path(mask).unlink(missing_ok=True)

@@ -174,7 +174,8 @@ class Drawing:
         elif isinstance(event, Artifact) and event.kind == PREVIEW:
             entry.preview, entry.previews = event.path, entry.previews + 1
         elif isinstance(event, Notice):
-            entry.note = event.message
+            if event.message not in entry.note:
+                entry.note = f"{entry.note} {event.message}".strip()
         elif isinstance(event, Failed):
             run.failed = "" if self.cancelled else str(event)
         elif isinstance(event, Done):

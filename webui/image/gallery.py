@@ -224,14 +224,22 @@ class Gallery:
         """At start: what was finished when the page was killed comes in, the index agrees with the
         disk, and what was deleted a day ago goes. Only while nothing is made. Never raises: then
         `notice` says why."""
-        try:
-            for made in self.files.left():
-                self.take(made)
-            self.files.clear_making()
-            self.rebuild()
-            self.empty_trash()
-        except Refused as refused:
-            self._notice = str(refused)
+        deeds = (self._take_left, self.files.clear_making, self.rebuild, self.empty_trash)
+        for deed in deeds:  # what one of them meets keeps none of the others from theirs
+            try:
+                deed()
+            except Refused as refused:
+                self._notice = str(refused)
+            except OSError as error:
+                place = error.filename or self.files.folder
+                self._notice = (
+                    f"{place} cannot be read or written ({error.strerror or error}). Check who may "
+                    "read and write there."
+                )
+
+    def _take_left(self) -> None:
+        for made in self.files.left():
+            self.take(made)
 
 
 def _where(wanted: Wanted) -> tuple[str, list[Any]]:

@@ -18,6 +18,7 @@ TEMPLATE = """
   <section class="now" aria-label="Being drawn" hidden>
     <div class="preview"><img alt="" hidden></div>
     <div class="text"><div class="what"></div><div class="how" aria-live="off"></div>
+      <div class="why" role="status"></div>
       <div class="bar" role="progressbar" aria-label="Drawn" aria-valuemin="0" aria-valuemax="100">
         <i></i></div></div>
     <button type="button" class="act" data-act="cancel">Stop</button>

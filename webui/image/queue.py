@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -32,9 +33,11 @@ from webui.image.variations import with_seed
 if TYPE_CHECKING:
     from backends.models.library import Listed
 
+LOG = logging.getLogger(__name__)
 MOST = 500  # entries that wait
 KEPT = 50  # entries that are over and still shown
 MOST_BATCHES = 1000
+TRASH_EVERY = 3600.0  # seconds
 PACE, IDLE = 0.1, 1.0  # seconds between two looks of a watcher: at least, and at most
 FILES = ("image", "mask", "controls", "folder", "name")  # settings that name files
 INTERRUPTED = "Werkbank ended while this was being drawn. What was finished is in the gallery."
@@ -82,6 +85,7 @@ class PictureQueue:
         self._working: asyncio.Task[None] | None = None
         self._drawing: Drawing | None = None
         self._version, self._changed = 0, asyncio.Event()
+        self._emptied = time.monotonic()
         self._wake = asyncio.Event()
 
     # Life
@@ -307,6 +311,17 @@ class PictureQueue:
             finally:
                 self._drawing = None
             self._forget_old()
+            await self._empty_trash()
+
+    async def _empty_trash(self) -> None:
+        """What was deleted a day ago goes, looked at once an hour while something is drawn."""
+        if time.monotonic() - self._emptied < TRASH_EVERY:
+            return
+        self._emptied = time.monotonic()
+        try:
+            await asyncio.to_thread(self.gallery.empty_trash)
+        except (Refused, OSError) as error:  # the next start says it
+            LOG.warning("the trash of the pictures was not emptied: %s", error)
 
     def changed(self, entry: Entry, *, save: bool = False) -> None:
         """Said by what draws an entry: watchers look again; `save` where it counts."""

@@ -60,7 +60,8 @@ def write(job: Path, step: int, where: Where, stage: Stage, bench: Bench, keep: 
 
 def room_for(job: Path, stage: Stage) -> None:
     """Raises DiskShort where the next checkpoint does not fit."""
-    sealing.make_room(job, sum(learner.bytes() for learner in stage.learners.values()))
+    size = sum(learner.bytes() for learner in stage.learners.values())
+    sealing.make_room(job, size, least=size)  # a later stage's are larger than those before
 
 
 def read(folder: Path, bench: Bench) -> Where:

@@ -59,16 +59,17 @@ def read(
     side: of the square, in pixels. captioned: leave out those without a caption. Raises Refused
     where nothing is left, Stopped.
     """
-    import torch
 
     from backends.finetune.data.rows import Stopped
 
-    kept, said, names = [], [], []
+    said: list[str] = []
+    names: list[str] = []
     left_out: list[tuple[str, str]] = []
     with opened(path) as found:
         texts = captions.of(found)
         left_out += [(name, "there is no such picture") for name in captions.missing(found)]
         entries = found.pictures()
+        pixels = _room_for(len(entries), side)
         for number, entry in enumerate(entries):
             if stopped():
                 raise Stopped
@@ -77,17 +78,32 @@ def read(
             if captioned and not texts[entry.name]:
                 left_out.append((entry.name, "it has no caption"))
                 continue
-            pixels, why = _one(found, entry, side)
+            one, why = _one(found, entry, side)
             if why:
                 left_out.append((entry.name, why))
                 continue
-            kept.append(pixels)
+            pixels[len(said)] = one
             said.append(texts[entry.name])
             names.append(entry.name)
-    if not kept:
+    if not said:
         name, why = left_out[0]
         raise Refused(f"No picture of {path.name} can be used: of {name}, {why}.", "Look at it.")
-    return Pictures(torch.stack(kept), said, names, left_out)
+    return Pictures(pixels[: len(said)], said, names, left_out)
+
+
+def _room_for(count: int, side: int) -> Any:
+    """An empty uint8 tensor [count, 3, side, side]. Raises Refused where the RAM has no room."""
+    import psutil
+    import torch
+
+    size, free = count * 3 * side * side, psutil.virtual_memory().available
+    if size > free:
+        raise Refused(
+            f"{count:,} pictures of {side} x {side} take {size / 1e9:.1f} GB of RAM, and "
+            f"{free / 1e9:.1f} GB are free.",
+            "Choose a smaller side, or fewer pictures.",
+        )
+    return torch.empty((count, 3, side, side), dtype=torch.uint8)
 
 
 def _one(found: Opened, entry: Any, side: int) -> tuple[Any, str]:

@@ -14,6 +14,7 @@ from backends.image.diffusers_image import DiffusersImage
 from backends.image.families import FAMILIES
 from backends.image.options import ImageOptions
 from backends.image.recognising import recognise
+from backends.models import library
 
 
 def test_a_folder_is_known_by_its_index(made) -> None:
@@ -135,3 +136,15 @@ def test_quantisation_and_device_are_chosen_or_refused() -> None:
         choose(ImageOptions(quantisation="nf4"), False, find("flux"))
     with pytest.raises(Refused, match="convolutional network"):
         choose(ImageOptions(quantisation="nf4"), True, find("sd"))
+
+
+def test_a_model_that_draws_without_words_is_listed_with_the_reason(made) -> None:
+    folder = made("stable_diffusion").parent / "ddpm"
+    (folder / "unet").mkdir(parents=True, exist_ok=True)
+    weights = made("stable_diffusion") / "unet" / "diffusion_pytorch_model.safetensors"
+    (folder / "unet" / weights.name).write_bytes(weights.read_bytes())
+    (folder / "model_index.json").write_text('{"_class_name": "DDPMPipeline"}')
+    listed = {str(model.ref): model for model in library.list_models("image")}
+    assert "'DDPMPipeline', which is not known here" in listed["folder:ddpm"].problem
+    assert not listed["folder:stable_diffusion"].problem
+    shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backends.base import ModelRef
+from backends.base import ModelRef, Refused
 from backends.image.params import SCHEDULERS
 from backends.image.schedulers import TABLE
 from backends.models.library import Listed
@@ -37,6 +38,41 @@ def test_a_model_that_is_not_here_is_said_and_none_is_taken() -> None:
     assert "'Gone' is not on this machine" in differs[0]
     assert asking.model_of(bench(HERE), recipe) == ""
     assert asking.model_of(bench(HERE), {"model_title": "Here"}) == "folder:here"
+
+
+def varied(recipe: dict[str, Any]) -> list[dict[str, Any]]:
+    """The changes that four variations of a picture ask for."""
+    asked: list[dict[str, Any]] = []
+
+    async def add(model: str, params: dict[str, Any], *, changes: Any, page: str) -> None:
+        asked.extend(changes)
+
+    one = bench(HERE)
+    one.find = lambda name: HERE
+    one.pictures = SimpleNamespace(add=add)
+    asyncio.run(asking.vary(one, {"prompt": "a fox", "seed": 7, "model": "folder:here", **recipe}))
+    return asked
+
+
+def test_variations_of_a_variation_have_new_seeds() -> None:
+    first = varied({})
+    again = varied({"variation": 0.15, "variation_seed": first[0]["variation_seed"]})
+    assert {one["seed"] for one in first + again} == {7}
+    seeds = [one["variation_seed"] for one in first + again]
+    assert len(set(seeds)) == 8 and all(one["variation"] > 0 for one in again)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [({"kind": "inpaint"}, "begun from another one"), ({"controls": [1]}, "begun from another one"),
+     ({"model": "hub:gone/x"}, "not on this machine"), ({"scheduler": "Nobody"}, "not known here"),
+     ({"adapters": [{"ref": "folder:gone", "weight": 1}]}, "is left out")],
+)  # fmt: skip
+def test_variations_of_what_cannot_be_drawn_again_are_refused(
+    recipe: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Refused, match=said):
+        varied(recipe)
 
 
 def test_the_schedulers_of_the_form_are_those_that_can_be_made() -> None:

@@ -371,3 +371,16 @@ def test_favourites_survive_in_a_file_of_their_own(gallery: Gallery, make: Make)
     gallery.favourite(taken[0].id, False)
     kept_file = json.loads((gallery.files.folder / "favourites.json").read_text())
     assert kept_file == {"favourites": [taken[1].id, taken[2].id]}
+
+
+def test_what_the_disk_refuses_at_the_start_is_said_and_the_rest_is_done(
+    gallery: Gallery, make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no() -> None:
+        raise PermissionError(13, "Permission denied", "/somewhere")
+
+    made = make(prompt="left behind")
+    monkeypatch.setattr(gallery.files, "clear_making", no)
+    gallery.settle()
+    assert "/somewhere cannot be read or written (Permission denied)." in gallery.notice
+    assert [p.prompt for p in gallery.page()] == ["left behind"] and not made.exists()
