@@ -1,8 +1,8 @@
 """The tests in several processes: `launch.py test`. Standard library only.
 
 Files are spread over the workers of pytest-xdist. Tests marked `alone` measure time or memory that
-a busy neighbour would spoil: they follow, in one process, when the workers have gone. Those marked
-`browser` wait for half of their time; on a small machine they run beside each other only.
+a busy neighbour would spoil: they follow, in one process, when the workers have gone. So do those
+marked `browser` on a small machine: a page, its server and its model take two cores by themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from webui.setup import handover
 
 MOST_WORKERS = 4  # each may hold a model and a browser
-FEW_WORKERS = 3  # fewer than that have no room for a browser beside a training
+FEW_WORKERS = 3  # fewer than that have no room for a browser each
 NOTHING_COLLECTED = 5  # pytest's exit codes
 INTERRUPTED = 2
 # In the order of the folders: by number of tests, slow files with few of them would come last.
@@ -36,9 +36,9 @@ def workers() -> int:
 
 
 def parts(words: list[str], root: Path, count: int) -> list[list[str]]:
-    """The arguments of each call of pytest that `words` ask for: two or three, or one as they are.
+    """The arguments of each call of pytest that `words` ask for: two, or one as they are.
 
-    Several where all tests or folders are run with options that mean the same in each. A file, a
+    Two where all tests or folders are run with options that mean the same in both. A file, a
     debugger, a report or anything else that is not known here goes to one plain pytest.
     """
     rest = list(words)
@@ -53,11 +53,11 @@ def parts(words: list[str], root: Path, count: int) -> list[list[str]]:
             return [words]
     if count < 2:
         return [words]
-    beside = ["not alone and not browser", "not alone and browser"]
-    if count >= FEW_WORKERS:
-        beside = ["not alone"]
-    spread = [["-n", str(count), *SPREAD, "-m", which, *words] for which in beside]
-    return [*spread, ["-m", "alone", *words]]
+    alone = "alone or browser" if count < FEW_WORKERS else "alone"
+    return [
+        ["-n", str(count), *SPREAD, "-m", f"not ({alone})", *words],
+        ["-m", alone, *words],
+    ]
 
 
 def run(words: list[str], root: Path, environment: Mapping[str, str]) -> int:
@@ -80,7 +80,7 @@ def run(words: list[str], root: Path, environment: Mapping[str, str]) -> int:
             break
     code = worst(codes)
     said = "passed" if code == 0 else f"did NOT pass (exit codes {', '.join(map(str, codes))})"
-    print(f"All parts together, several at once and one alone: {said}.", flush=True)
+    print(f"Both parts together, several at once and one alone: {said}.", flush=True)
     return code
 
 

@@ -150,6 +150,8 @@ def test_stop_keeps_the_text_and_regenerate_writes_another(server: Served, open_
 def test_a_reload_and_a_second_tab_find_the_running_answer(server: Served, open_page: Open) -> None:
     page = open_page(server, dies=True)
     start_long_answer(page)
+    worker = server.worker(STARTER)
+    worker.suspend()  # so that the answer surely outlasts both pages' opening
     before = answer(page)
     page.reload()
     page.get_by_role("tab", name="Chat").wait_for()
@@ -159,6 +161,7 @@ def test_a_reload_and_a_second_tab_find_the_running_answer(server: Served, open_
     second = page.context.new_page()
     second.goto(server.base)
     assert wait_for_words(second, len(after)).startswith(before[:30])
+    worker.resume()
     second.locator("#chat-stop").click()  # stop in one is stop in the other
     for each in (page, second):
         expect(each.locator("#chat-log .bot .usage").last).to_contain_text("stopped")

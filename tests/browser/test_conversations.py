@@ -264,7 +264,7 @@ def test_an_empty_list_says_what_will_be_there(
     tmp_path: Path, open_page: Open, picture: Picture
 ) -> None:
     with serving(tmp_path / "home", spare=False) as served:
-        page = open_page(served)
+        page = open_page(served, dies=True)  # the server ends before the page does
         expect(page.locator("#conversations .empty")).to_contain_text("Your conversations appear")
         page.locator("#conversations-export").click()
         expect(page.locator("#conversations-said")).to_contain_text("There is nothing to export.")
