@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
+from backends.base import ModelRef
 from backends.image import families
+from backends.image.diffusers_image import DiffusersImage
 from backends.image.latents import Decoder
+from backends.image.options import ImageOptions
 from tests.backends.image import made_pipelines
+
+
+@pytest.fixture(scope="module")
+def own(made: Callable[[str], Path]) -> DiffusersImage:
+    """A model of these tests alone: what is drawn with leaves its scheduler in the pipeline."""
+    made("stable_diffusion")
+    backend = DiffusersImage()
+    backend.load(ModelRef("folder", "stable_diffusion"), ImageOptions(device="cpu"))
+    return backend
 
 
 @pytest.mark.parametrize("upcast", [True, False])
@@ -33,11 +46,10 @@ def test_after_a_picture_the_vae_is_in_its_own_type_again(upcast: bool) -> None:
 
 @pytest.mark.parametrize("scheduler", ["Euler a", "DDPM", "DDIM"])
 def test_a_small_variation_is_a_small_change_with_every_scheduler(
-    loaded: Any, draw: Any, scheduler: str
+    own: DiffusersImage, draw: Any, scheduler: str
 ) -> None:
-    sd = loaded("stable_diffusion")
     plain, varied = (
-        draw(sd, seed=1, scheduler=scheduler, variation=share, variation_seed=2).pixels[0]
+        draw(own, seed=1, scheduler=scheduler, variation=share, variation_seed=2).pixels[0]
         for share in (0.0, 0.001)
     )
     apart = numpy.abs(plain.astype(int) - varied.astype(int)).mean()
@@ -45,9 +57,9 @@ def test_a_small_variation_is_a_small_change_with_every_scheduler(
 
 
 def test_several_begun_from_a_picture_differ_though_a_variation_is_set(
-    loaded: Any, draw: Any, tmp_path: Path
+    own: DiffusersImage, draw: Any, tmp_path: Path
 ) -> None:
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "a.png")
-    drawn = draw(loaded("stable_diffusion"), image=str(tmp_path / "a.png"), images=2,
+    drawn = draw(own, image=str(tmp_path / "a.png"), images=2,
                  variation=0.5, variation_seed=1)  # fmt: skip
     assert (drawn.pixels[0] != drawn.pixels[1]).any()
