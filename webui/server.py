@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
@@ -80,6 +81,7 @@ def serve(
         def ready() -> None:
             write_private(home / "server.json", json.dumps({"url": url, "pid": os.getpid()}))
             print(f"Werkbank is at {url}", flush=True)
+            gc.enable()  # which webui/cli.py turned off for the start
             if browser:
                 webbrowser.open(url)
             if offer:
