@@ -21,8 +21,8 @@ from webui.hand_over import TAKEN, Handed, handed_of
 from webui.opening import when_open
 
 NONE_YET = (
-    "No model for this task is on this machine. Run python launch.py again to fetch the starter "
-    "models, or put a folder with a model into {folder}."
+    "No model for this task is on this machine. Get one on the Models tab, or put a folder with a "
+    "model into {folder}."
 )
 
 MOVING = {
