@@ -10,10 +10,6 @@ does not find it.
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
-import json
-import os
-import sys
 from typing import Any
 
 from backends.base import Refused
@@ -29,7 +25,7 @@ from backends.documents.text import (
     plain_text,
     unclear_text,
 )
-from backends.runtime.fence import shut_doors
+from backends.runtime.reader_process import answer_once
 
 MEMORY_BYTES = 2**30  # of address space
 
@@ -64,28 +60,8 @@ def answer(data: bytes) -> dict[str, Any]:
     return {"error": problem.message, "hint": problem.hint}
 
 
-def limit_memory() -> None:
-    """Hard limits, where the system keeps them. Elsewhere the clock alone has to do."""
-    if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
 def main() -> None:
-    limit_memory()
-    # Watched by a C thread that needs no GIL and ends the process.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True, file=nowhere)
-    out = os.dup(1)
-    os.dup2(nowhere, 1)  # libraries print
-    sys.dont_write_bytecode = True
-    shut_doors()
-    data = sys.stdin.buffer.read(MAX_BYTES + 1)
-    line = json.dumps(answer(data), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    while line:
-        line = line[os.write(out, line) :]
+    answer_once(answer, MEMORY_BYTES, MAX_BYTES)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,6 @@ find it.
 
 from __future__ import annotations
 
-import faulthandler
-import json
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +17,7 @@ from backends.image.foreign import a1111, comfyui, fooocus, invokeai
 from backends.image.foreign.containers import Texts, texts_of
 from backends.image.foreign.told import FLOATS, INTS, PROMPTS, TEXTS, Told, mapping, parsed
 from backends.image.recipe import A1111, OWN, short_name
-from backends.runtime.fence import shut_doors
+from backends.runtime.reader_process import answer_once
 
 MEMORY_BYTES = 2**29  # of address space
 MAX_BYTES = 100 * 2**20  # of a picture
@@ -108,28 +104,8 @@ def answer(data: bytes) -> dict[str, Any]:
     return {"error": problem.message, "hint": problem.hint}
 
 
-def limit_memory() -> None:
-    """Hard limits, where the system keeps them. Elsewhere the clock alone has to do."""
-    if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
 def main() -> None:
-    limit_memory()
-    # Watched by a C thread that needs no GIL and ends the process.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True, file=nowhere)
-    out = os.dup(1)
-    os.dup2(nowhere, 1)
-    sys.dont_write_bytecode = True
-    shut_doors()
-    data = sys.stdin.buffer.read(MAX_BYTES + 1)
-    line = json.dumps(answer(data), ensure_ascii=True).encode() + b"\n"
-    while line:
-        line = line[os.write(out, line) :]
+    answer_once(answer, MEMORY_BYTES, MAX_BYTES)
 
 
 if __name__ == "__main__":

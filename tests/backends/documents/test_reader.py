@@ -292,8 +292,8 @@ def test_what_only_looks_like_a_notebook_is_text(text: str) -> None:
 
 
 def run(code: str) -> str:
-    """What `code` prints in a process of its own, the reader's names at hand."""
-    start = "from backends.documents.reader import *\nimport sys, os\n"
+    """What `code` prints in a process of its own, the reader process's names at hand."""
+    start = "from backends.runtime.reader_process import *\nimport sys, os\n"
     done = subprocess.run(
         [sys.executable, "-c", start + code], capture_output=True, text=True, cwd=ROOM.parents[1]
     )
@@ -317,7 +317,8 @@ def test_the_reader_opens_no_door(deed: str, tmp_path: Path) -> None:
 
 MAIN = """
 import backends.documents.reader as r
-r.sys.argv = ["", "{seconds}"]
+import sys
+sys.argv = ["", "{seconds}"]
 r.read = lambda data: {deed}
 r.main()
 """
